@@ -1,0 +1,41 @@
+"""Exceptions and warnings. Every message says what happened, the value seen, and what to try."""
+
+
+class HypergradError(Exception):
+    """Base of every exception that hypergrad raises on purpose."""
+
+
+class InvalidInputError(HypergradError, ValueError):
+    """An argument, an option or a batch has a value that cannot be used."""
+
+
+class UnknownNameError(InvalidInputError, LookupError):
+    """A name is not in a registry; the message lists the names that are."""
+
+
+class UnsupportedModelError(HypergradError, TypeError):
+    """A model cannot be differentiated twice correctly (sharded, synchronised, wrapped)."""
+
+
+class SolverError(HypergradError, ArithmeticError):
+    """The inverse-Hessian solve failed and ``on_failure="raise"`` was asked for."""
+
+
+class NonFiniteError(HypergradError, ArithmeticError):
+    """A loss or a gradient is NaN or infinite, so nothing can be solved."""
+
+
+class HypergradWarning(UserWarning):
+    """Base of every warning that hypergrad issues."""
+
+
+class SolverWarning(HypergradWarning):
+    """The inverse-Hessian solve failed; the hypergradient is what the solver had."""
+
+
+class InexactWarning(HypergradWarning):
+    """The set-up makes the implicit gradient an approximation in a way that is often overlooked."""
+
+
+class FallbackWarning(HypergradWarning):
+    """``torch.func`` refused the inner loss, and plain double backward was used instead."""
