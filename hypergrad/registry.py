@@ -40,9 +40,9 @@ class Registry(Generic[T]):
         def add(cls: type[T]) -> type[T]:
             held = self._entries.get(name)
             own = f"{cls.__module__}:{cls.__qualname__}"
-            # A built-in announces itself when its module is imported; a stranger may not replace it.
-            if held is not None and held != own:
-                taken = held if isinstance(held, str) else f"{held.__module__}:{held.__qualname__}"
+            taken = held if held is None or isinstance(held, str) else f"{held.__module__}:{held.__qualname__}"
+            # The same class may come again (a built-in imported on first use, a notebook cell run twice).
+            if taken not in (None, own):
                 raise InvalidInputError(
                     f"The {self._kind} name {name!r} is already taken by {taken}; register {own} under another name."
                 )
