@@ -1,0 +1,53 @@
+# Two commands: `make demo` (install, run the main job on embedded data) and `make test` (install, run what CI runs).
+# The set-up is stamped with a checksum of pyproject.toml and constraints.txt: it runs once, and again when they change.
+
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SUM := $(shell cat pyproject.toml constraints.txt | cksum | cut -d " " -f 1)
+DEV := $(VENV)/.installed-dev-$(SUM)
+# What the tests need includes what the demo needs.
+ALL := $(firstword $(wildcard $(DEV)) $(VENV)/.installed-all-$(SUM))
+
+.PHONY: demo test lint types docs smoke pytest clean
+.DELETE_ON_ERROR:
+
+demo: $(ALL)
+	$(BIN)/python benchmarks/table5.py
+
+# One after the other, also under -j; pytest last, so that its closing line ends the output.
+test: $(DEV)
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory types
+	$(MAKE) --no-print-directory docs
+	$(MAKE) --no-print-directory smoke
+	$(MAKE) --no-print-directory pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict --quiet
+
+smoke: export OMP_NUM_THREADS = 1
+smoke: $(DEV)
+	$(BIN)/python benchmarks/table5.py --smoke
+
+# Also runs the examples in README.md, docs/ and the docstrings.
+pytest: export OMP_NUM_THREADS = 1
+pytest: $(DEV)
+	$(BIN)/python -m pytest
+
+$(VENV)/.installed-%-$(SUM): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hypergrad needs Python 3.11 or newer; \
+	$(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
