@@ -1,0 +1,259 @@
+"""The implicit-function estimator: ``dg/dh - [d2f/dh dw] x`` with ``H x = dg/dw``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hypergrad import solvers
+from hypergrad.errors import InvalidInputError, NonFiniteError, SolverError, SolverWarning
+from hypergrad.estimators.base import Loss
+from hypergrad.keys import preserved_rng
+from hypergrad.linearization import Linearization, check_scalar, leaves, twice_differentiable
+from hypergrad.messages import warn
+from hypergrad.result import Hypergradient
+from hypergrad.solvers.base import Solution, Solver
+from hypergrad.tree import Layout, TensorDict
+
+OnFailure = Literal["raise", "warn", "ignore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implicit:
+    """The implicit estimator and its options; :func:`hypergradient` is the same as a function.
+
+    Args:
+        solver: a registered name or a solver object.
+        damping: added to the diagonal of the inner Hessian, at least 0.
+        residual: compute the true relative residual of the solve, at the price of one product.
+        on_failure: what to do when the solve fails: "raise" a SolverError, "warn" with a SolverWarning and return
+            what the solver had, or "ignore".
+
+    Raises:
+        InvalidInputError: an option has an impossible value.
+    """
+
+    solver: str | Solver = "neumann"
+    damping: float = 0.0
+    residual: bool = False
+    on_failure: OnFailure = "warn"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "solver", solvers.get(self.solver))
+        if not isinstance(self.damping, int | float) or not 0 <= self.damping < float("inf"):
+            raise InvalidInputError(f"damping must be a finite number of at least 0; got {self.damping!r}.")
+        if self.on_failure not in get_args(OnFailure):
+            raise InvalidInputError(f"on_failure must be one of {get_args(OnFailure)}; got {self.on_failure!r}.")
+
+    def estimate(
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        params: Mapping[str, Tensor],
+        hparams: Mapping[str, Tensor],
+        *,
+        inner_batch: Sequence[Any] | None = None,
+        outer_batch: Sequence[Any] | None = None,
+        x0: Tensor | None = None,  # (P,)
+        state: Mapping[str, Any] | None = None,
+    ) -> Hypergradient:
+        """See :func:`hypergradient`."""
+        solver = self.solver
+        assert not isinstance(solver, str)  # __post_init__ looked it up
+        layout, hyper = Layout.of(params, "params"), Layout.of(hparams, "hparams")
+        inner, outer = as_batch(inner_batch, "inner_batch"), as_batch(outer_batch, "outer_batch")
+        if x0 is not None and x0.shape != (layout.size,):
+            raise InvalidInputError(f"x0 must be flat with shape ({layout.size},); got {tuple(x0.shape)}.")
+        with preserved_rng(layout.device):
+            A = Linearization(lambda w, h: inner_loss(w, h, *inner), params, hparams, damping=self.damping)
+            outer_value, b, direct = outer_gradient(outer_loss, params, hparams, outer)
+            stationarity = A.gradient.norm()
+            check_finite({"inner_loss": (A.value, inner), "outer_loss": (outer_value, outer)}, stationarity, b)
+            solution = solver.solve(A, b, x0=x0, state=state)
+            if self.residual:
+                norm = b.norm()
+                left = (b - A @ solution.x).norm()
+                solution = replace(solution, residual=torch.where(norm > 0, left / norm, left), matvecs=A.matvecs)
+            cross = A.cross_vjp(solution.x)
+        check_reached(hparams, direct, cross)
+        implicit = {k: _zeros_if_none(cross[k], hparams[k]) for k in hyper.keys}
+        explicit = {k: _zeros_if_none(direct[k], hparams[k]) for k in hyper.keys}
+        self._act_on(solution)
+        return Hypergradient(
+            grads={k: explicit[k] - implicit[k] for k in hyper.keys},
+            direct=explicit,
+            implicit=implicit,
+            inner_loss=A.value,
+            outer_loss=outer_value,
+            stationarity=stationarity,
+            solution=solution,
+        )
+
+    def _act_on(self, solution: Solution) -> None:
+        if not solution.status.failed or self.on_failure == "ignore":
+            return
+        left = "" if solution.residual is None else f", relative residual {float(solution.residual):.3g}"
+        message = " ".join(
+            part
+            for part in (
+                f"The inverse-Hessian solve by {self.solver!r} ended with status {solution.status.name} "
+                f"after {solution.matvecs} products{left}.",
+                solution.detail,
+                solution.status.advice,
+            )
+            if part
+        )
+        if self.on_failure == "raise":
+            raise SolverError(message)
+        warn(message, SolverWarning)
+
+
+def hypergradient(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Mapping[str, Tensor],
+    hparams: Mapping[str, Tensor],
+    *,
+    inner_batch: Sequence[Any] | None = None,
+    outer_batch: Sequence[Any] | None = None,
+    solver: str | Solver = "neumann",
+    damping: float = 0.0,
+    x0: Tensor | None = None,
+    state: Mapping[str, Any] | None = None,
+    residual: bool = False,
+    on_failure: OnFailure = "warn",
+) -> Hypergradient:
+    """The gradient of ``g(w*(h), h)`` with respect to ``h``, by the implicit function theorem.
+
+    ``dg/dh - [d2f/dh dw] x`` with ``(H + damping I) x = dg/dw`` and ``H = d2f/dw2``, exact where ``params`` minimise
+    the inner loss f and the solver solves; ``stationarity`` and the solution's ``status`` and ``residual`` say how
+    far from that it is. The arguments, their ``.grad`` and the global random state are left as they were.
+
+    Args:
+        inner_loss: f, pure: ``inner_loss(params, hparams, *inner_batch) -> scalar``.
+        outer_loss: g, pure: ``outer_loss(params, hparams, *outer_batch) -> scalar``.
+        params: the inner variables ``w``, P elements in all, on one device.
+        hparams: the hyperparameters ``h``.
+        inner_batch: further arguments of f, or None.
+        outer_batch: further arguments of g, or None.
+        solver: a registered name (its defaults), or a solver object.
+        damping: added to the diagonal of the inner Hessian.
+        x0: a warm start, flat ``(P,)``, such as ``solution.x`` of the last call.
+        state: what the solver wants back, ``solution.state`` of the last call.
+        residual: compute the true relative residual, at the price of one product.
+        on_failure: "raise", "warn" or "ignore" when the solve fails.
+
+    Returns:
+        A :class:`~hypergrad.Hypergradient`; ``grads`` is like ``hparams``.
+
+    Raises:
+        InvalidInputError: a loss is no scalar or does not depend on ``params``; a hyperparameter reaches neither loss.
+        NonFiniteError: a loss or its gradient is NaN or infinite.
+        SolverError: the solve failed and ``on_failure="raise"``.
+
+    Example:
+        Ridge regression in one dimension: ``w*(h) = c / (1 + h)``.
+
+        >>> import torch, hypergrad
+        >>> c, h = torch.tensor(3.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+        >>> result = hypergrad.hypergradient(
+        ...     inner_loss=lambda w, h: 0.5 * (w["w"] - c) ** 2 + 0.5 * h["decay"] * w["w"] ** 2,
+        ...     outer_loss=lambda w, h: 0.5 * (w["w"] - 1.0) ** 2,
+        ...     params={"w": c / (1 + h)},
+        ...     hparams={"decay": h},
+        ...     solver="cg",
+        ... )
+        >>> round(float(result.grads["decay"]), 6)  # (w* - 1) dw*/dh = 1 * -c / (1 + h)**2
+        -1.333333
+
+    References:
+        Lorraine, Vicol, Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation", AISTATS 2020,
+        eq. (2); Hataya et al., "Meta Approach to Data Augmentation Optimization", WACV 2022, eq. (5).
+    """
+    estimator = Implicit(solver=solver, damping=damping, residual=residual, on_failure=on_failure)
+    return estimator.estimate(
+        inner_loss, outer_loss, params, hparams, inner_batch=inner_batch, outer_batch=outer_batch, x0=x0, state=state
+    )
+
+
+def as_batch(batch: Sequence[Any] | None, name: str) -> tuple[Any, ...]:
+    """A batch as positional arguments; a lone tensor is refused, because it would be unpacked along its first axis."""
+    if batch is None:
+        return ()
+    if isinstance(batch, list | tuple):
+        return tuple(batch)
+    raise InvalidInputError(f"{name} must be a tuple or a list of arguments; got {type(batch).__name__}. Pass (x,) for one.")
+
+
+def outer_gradient(
+    outer_loss: Loss, params: Mapping[str, Tensor], hparams: Mapping[str, Tensor], batch: tuple[Any, ...]
+) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """g, ``dg/dw`` flat ``(P,)``, and ``dg/dh`` at fixed w (None where g does not reach the hyperparameter)."""
+    layout = Layout.of(params, "params")
+    w, h = leaves(params), leaves(hparams)
+    with twice_differentiable(layout.device):
+        value = check_scalar(outer_loss(w, h, *batch), "outer_loss")
+    found: list[Tensor | None] = [None] * (len(w) + len(h))
+    if value.requires_grad:
+        found = list(torch.autograd.grad(value, [*w.values(), *h.values()], allow_unused=True))
+    by_params, by_hparams = found[: len(w)], found[len(w) :]
+    if all(g is None for g in by_params):
+        raise InvalidInputError(
+            "outer_loss does not depend on params: compute it from the params argument, without detach or no_grad."
+        )
+    b = layout.flatten([_zeros_if_none(g, p) for g, p in zip(by_params, w.values(), strict=True)])
+    return value.detach(), b, dict(zip(h, by_hparams, strict=True))
+
+
+def check_finite(losses: Mapping[str, tuple[Tensor, tuple[Any, ...]]], *norms: Tensor) -> None:
+    """Raise when a loss or a gradient is not finite, and say whether the batch already was (one host read).
+
+    Raises:
+        NonFiniteError: names the loss, its value, and the entries of its batch that are not finite.
+    """
+    total = torch.stack([v.detach().double() for v, _ in losses.values()] + [n.detach().norm().double() for n in norms])
+    if bool(torch.isfinite(total).all()):
+        return
+    for name, (value, batch) in losses.items():
+        bad = {
+            i: int((~torch.isfinite(part)).sum())
+            for i, part in enumerate(batch)
+            if isinstance(part, Tensor) and part.is_floating_point() and not bool(torch.isfinite(part).all())
+        }
+        if bad:
+            found = ", ".join(f"argument {i} has {n} NaN or infinite entries" for i, n in bad.items())
+            raise NonFiniteError(
+                f"{name} is {float(value)}: of its batch, {found}. Remove or repair these samples; no step was taken."
+            )
+        if not bool(torch.isfinite(value)):
+            raise NonFiniteError(
+                f"{name} is {float(value)} on a finite batch. Look for log or sqrt of 0, overflow, or parameters that "
+                "have diverged (lower the inner learning rate); no step was taken."
+            )
+    raise NonFiniteError(
+        "A loss is finite but its gradient is not. Look for sqrt or norm at 0, or a division that only the gradient "
+        "makes; no step was taken."
+    )
+
+
+def check_reached(
+    hparams: Mapping[str, Tensor], direct: Mapping[str, Tensor | None], cross: Mapping[str, Tensor | None]
+) -> None:
+    """Refuse a hyperparameter that neither loss depends on: its hypergradient would be 0 for ever.
+
+    Raises:
+        InvalidInputError: names the hyperparameters, and the way for those of the optimizer.
+    """
+    unreached = [k for k in hparams if direct[k] is None and cross[k] is None]
+    if unreached:
+        raise InvalidInputError(
+            f"Hyperparameters {unreached} reach neither the inner gradient nor the outer loss, so their implicit gradient "
+            "is 0. If a loss should use them, do not detach them there. If they belong to the optimizer (a learning "
+            "rate, a momentum), differentiate through its steps: hypergrad.unrolled(..., steps=..., optimizer=...)."
+        )
+
+
+def _zeros_if_none(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like, requires_grad=False) if gradient is None else gradient

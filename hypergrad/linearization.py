@@ -1,0 +1,181 @@
+"""One graph of the inner gradient, kept: Hessian products and the cross term are backward passes over it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hypergrad.errors import FallbackWarning, InvalidInputError
+from hypergrad.keys import preserved_rng
+from hypergrad.messages import warn
+from hypergrad.tree import Layout, TensorDict
+
+#: Above this many parameters a dense Hessian is refused: 20,000 squared is 3.2 GB in float64.
+DENSE_LIMIT = 20_000
+
+
+@contextmanager
+def twice_differentiable(device: torch.device) -> Iterator[None]:
+    """What a loss needs around it to be differentiated twice: gradients on, full precision, unfused attention.
+
+    Fused attention has no double backward, and a Hessian taken under autocast is off by about one percent.
+    """
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def leaves(tensors: Mapping[str, Tensor]) -> TensorDict:
+    """Detached views that require grad: values to differentiate at, which leave the caller's tensors alone."""
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
+def check_scalar(loss: object, name: str) -> Tensor:
+    """``loss`` if it is a 0-d floating-point tensor.
+
+    Raises:
+        InvalidInputError: it is not; the message says what it is.
+    """
+    if not isinstance(loss, Tensor):
+        raise InvalidInputError(f"{name} must return a scalar tensor; got {type(loss).__name__}.")
+    if loss.ndim != 0 or not loss.is_floating_point():
+        raise InvalidInputError(
+            f"{name} must return a floating-point scalar (shape ()); got shape {tuple(loss.shape)}, dtype {loss.dtype}. "
+            "Reduce it, for example with .mean()."
+        )
+    return loss
+
+
+class Linearization:
+    """The inner loss at one point, linearised once: ``A = H + damping I`` and the cross derivative.
+
+    ``torch.func.grad`` of the loss is taken while detached views of parameters and hyperparameters require grad, so
+    the gradient keeps an ordinary autograd graph. Every product is one backward pass over that graph and asks only for
+    what it needs: parameters for ``A @ v``, hyperparameters for :meth:`cross_vjp`. Whatever noise the loss drew is part
+    of the graph, hence the same in every product.
+
+    Satisfies :class:`hypergrad.solvers.LinearOperator`.
+
+    Args:
+        loss: ``loss(params, hparams) -> scalar``, evaluated once (twice where ``torch.func`` refuses it).
+        params: the point ``w``; P elements in all.
+        hparams: the point ``h``.
+        damping: added to the diagonal of ``A``.
+
+    Attributes:
+        value: the inner loss, 0-d, detached.
+        gradient: ``df/dw``, flat ``(P,)``, detached.
+        matvecs: products with ``A`` so far.
+
+    Raises:
+        InvalidInputError: the loss is no scalar, or does not depend on the parameters.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[TensorDict, TensorDict], Tensor],
+        params: Mapping[str, Tensor],
+        hparams: Mapping[str, Tensor],
+        *,
+        damping: float = 0.0,
+    ) -> None:
+        self.layout = Layout.of(params, "params")
+        self.damping = damping
+        self.matvecs = 0
+        self._params = leaves(params)
+        self._hparams = leaves(hparams)
+        with twice_differentiable(self.layout.device):
+            value, grads = _kept_gradient(loss, self._params, self._hparams)
+        self.value = value.detach()
+        self.gradient = self.layout.flatten([g.detach() for g in grads])  # (P,)
+        # An entry that is linear in everything has no graph: its rows of H and of the cross derivative are 0.
+        self._rows = [i for i, g in enumerate(grads) if g.requires_grad]
+        self._grads = [grads[i] for i in self._rows]
+        if not self._rows and not bool(self.gradient.any()):
+            raise InvalidInputError(
+                "inner_loss does not depend on params: compute it from the params argument, without detach or no_grad."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(P, P)``."""
+        return (self.layout.size, self.layout.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the flat vectors."""
+        return self.layout.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the flat vectors."""
+        return self.layout.device
+
+    def __matmul__(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
+        """``(H + damping I) v``, one backward pass."""
+        self.matvecs += 1
+        parts = self._vjp(v, list(self._params.values()))
+        product = self.layout.flatten(
+            [torch.zeros_like(p) if d is None else d for p, d in zip(self._params.values(), parts, strict=True)]
+        )
+        return product + self.damping * v if self.damping else product
+
+    def cross_vjp(self, x: Tensor) -> dict[str, Tensor | None]:
+        """``[d2f/dh dw] x`` for ``x`` ``(P,)``, like ``hparams``; None where the inner gradient does not reach h."""
+        return dict(zip(self._hparams, self._vjp(x, list(self._hparams.values())), strict=True))
+
+    def dense(self) -> Tensor:  # (P, P)
+        """The whole matrix, by P products: an oracle for small problems.
+
+        Raises:
+            InvalidInputError: more than ``DENSE_LIMIT`` parameters.
+        """
+        if self.layout.size > DENSE_LIMIT:
+            raise InvalidInputError(
+                f"A dense Hessian of {self.layout.size} parameters is too large (limit {DENSE_LIMIT}); "
+                "use an iterative solver ('cg', 'neumann'), or a smaller model."
+            )
+        eye = torch.eye(self.layout.size, dtype=self.dtype, device=self.device)
+        return torch.stack([self @ row for row in eye], dim=1)
+
+    def _vjp(self, v: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
+        if not self._grads:
+            return [None] * len(inputs)
+        parts = self.layout.unflatten(v)
+        return list(
+            torch.autograd.grad(
+                self._grads, inputs, [parts[i] for i in self._rows], retain_graph=True, allow_unused=True
+            )
+        )
+
+
+def _kept_gradient(
+    loss: Callable[[TensorDict, TensorDict], Tensor], params: TensorDict, hparams: TensorDict
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss and its gradient with respect to ``params``, both with a graph to ``params`` and ``hparams``."""
+
+    def scalar(at: TensorDict) -> Tensor:
+        return check_scalar(loss(at, hparams), "inner_loss")
+
+    device = next(iter(params.values())).device
+    try:
+        # The state is restored after the first attempt, so that a second one draws the same noise.
+        with preserved_rng(device):
+            grads, value = torch.func.grad_and_value(scalar)(params)
+        return value, [grads[name] for name in params]
+    except RuntimeError as refused:
+        # A mistake of the loss itself is raised again here, by plain autograd, with the traceback that its author knows.
+        value = scalar(params)
+        wanted = list(params.values())
+        connected = value.requires_grad
+        found = torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True) if connected else [None] * len(wanted)
+        reason = str(refused).strip().splitlines()
+        warn(
+            "torch.func cannot differentiate this inner loss, so plain double backward was used; the result is the same. "
+            f"Usual causes: activation checkpointing, autograd.Function without setup_context. torch said: {reason[:1]}",
+            FallbackWarning,
+        )
+        return value, [
+            torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), found, strict=True)
+        ]

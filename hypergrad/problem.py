@@ -1,0 +1,284 @@
+"""The bilevel problem as a value, and ``solve``: a short loop over the stepper."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypergrad.batches import drawing
+from hypergrad.errors import InvalidInputError
+from hypergrad.estimators.base import Estimator, Loss
+from hypergrad.estimators.implicit import OnFailure
+from hypergrad.estimators.unroll import Unrolled
+from hypergrad.families.base import HyperparameterFamily
+from hypergrad.objective import FunctionObjective, ModelObjective, Objective
+from hypergrad.optimizers import OptimizerLike, check_weight_decay, resolve
+from hypergrad.progress import Progress
+from hypergrad.result import Hypergradient, StepRecord
+from hypergrad.solvers.base import Solver
+from hypergrad.stepper import HyperStepper
+from hypergrad.tree import TensorDict
+
+Callback = Callable[[StepRecord], None]
+Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+@dataclass(frozen=True)
+class BilevelResult:
+    """What ``solve`` returns, also when it was interrupted.
+
+    Attributes:
+        params: the inner variables, detached copies.
+        hparams: the hyperparameters (raw), detached copies.
+        history: one record an outer step; ``rows()`` for a table or a data frame.
+        status: "finished", or "interrupted" after Ctrl-C.
+        preflight: the discarded outer step before the first: its seconds and memory.
+    """
+
+    params: TensorDict
+    hparams: TensorDict
+    history: list[StepRecord] = field(repr=False)
+    status: Literal["finished", "interrupted"]
+    preflight: StepRecord = field(repr=False)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history as flat dictionaries of plain values."""
+        return [record.row() for record in self.history]
+
+
+class BilevelProblem:
+    """``min over h of g(w*(h), h)`` with ``w*(h)`` a minimiser of ``f(w, h)``.
+
+    Args:
+        inner_loss: f, pure: ``inner_loss(params, hparams, *batch) -> scalar``; the batch is there exactly when
+            ``train_data`` is.
+        outer_loss: g, likewise with ``val_data``.
+        params: starting point of ``w``, a dict of tensors; cloned.
+        hparams: starting point of ``h``, a dict of tensors; cloned.
+        train_data: batches for f: :class:`~hypergrad.KeyedBatches`, a DataLoader, a list of tuples; or None.
+        val_data: batches for g, likewise.
+
+    Raises:
+        InvalidInputError: an argument cannot be used; the message says why.
+
+    Example:
+        The best decay of a one-dimensional ridge regression, ``w*(h) = 3 / (1 + exp(h))``, for the target 1:
+
+        >>> import functools, torch, hypergrad
+        >>> problem = hypergrad.BilevelProblem(
+        ...     inner_loss=lambda w, h: 0.5 * (w["w"] - 3) ** 2 + 0.5 * h["log_decay"].exp() * w["w"] ** 2,
+        ...     outer_loss=lambda w, h: 0.5 * (w["w"] - 1) ** 2,
+        ...     params={"w": torch.tensor(0.0)},
+        ...     hparams={"log_decay": torch.tensor(0.0)},
+        ... )
+        >>> result = problem.solve(
+        ...     "cg", outer_steps=100, inner_steps=10, progress=False,
+        ...     inner_optimizer=functools.partial(torch.optim.SGD, lr=0.3),
+        ...     outer_optimizer=functools.partial(torch.optim.Adam, lr=0.1),
+        ... )
+        >>> round(float(result.hparams["log_decay"].exp()), 1)
+        2.0
+    """
+
+    def __init__(
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        params: Mapping[str, Tensor],
+        hparams: Mapping[str, Tensor],
+        *,
+        train_data: Iterable[Any] | None = None,
+        val_data: Iterable[Any] | None = None,
+    ) -> None:
+        self._bind(FunctionObjective(inner_loss, outer_loss, params, hparams), train_data, val_data)
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        family: HyperparameterFamily | Sequence[HyperparameterFamily],
+        *,
+        train_data: Iterable[Any] | None = None,
+        val_data: Iterable[Any] | None = None,
+        loss: Callable[..., Tensor] = F.cross_entropy,
+        weight_decay: float = 0.0,
+    ) -> "BilevelProblem":
+        """The problem of tuning ``family`` while training ``model``; both are used in place.
+
+        Args:
+            model: any ``nn.Module``; its parameters that require grad are the inner variables.
+            family: what is tuned: a hyperparameter family, or a sequence of them, composed in order.
+            train_data: batches ``(inputs, targets[, index])``.
+            val_data: batches ``(inputs, targets)``.
+            loss: per-sample losses of ``(outputs, targets)``.
+            weight_decay: part of the training loss, ``weight_decay / 2 ||w||^2``; not for the optimizer.
+        """
+        problem = cls.__new__(cls)
+        problem._bind(ModelObjective(model, family, loss=loss, weight_decay=weight_decay), train_data, val_data)
+        return problem
+
+    def _bind(self, objective: Objective, train_data: Iterable[Any] | None, val_data: Iterable[Any] | None) -> None:
+        self.objective = objective
+        self._train = drawing(train_data, "train_data")
+        self._val = drawing(val_data, "val_data")
+
+    @property
+    def params(self) -> TensorDict:
+        """The live inner variables."""
+        return self.objective.params
+
+    @property
+    def hparams(self) -> TensorDict:
+        """The live hyperparameters (raw)."""
+        return self.objective.hparams
+
+    def hypergradient(
+        self,
+        solver: str | Solver = "neumann",
+        *,
+        batch: Sequence[Any] | None = None,
+        val: Sequence[Any] | None = None,
+        damping: float = 0.0,
+        residual: bool = False,
+        estimator: str | Estimator = "implicit",
+        on_failure: OnFailure = "warn",
+        seed: int = 0,
+    ) -> Hypergradient:
+        """The hypergradient at the current point, at the first batches of the data unless given; see ``solve``."""
+        stepper = self.stepper(
+            torch.optim.SGD,
+            solver,
+            damping=damping,
+            residual=residual,
+            estimator=estimator,
+            on_failure=on_failure,
+            seed=seed,
+        )
+        return stepper.hypergradient(self._train(0) if batch is None else batch, self._val(0) if val is None else val)
+
+    def stepper(
+        self,
+        outer_optimizer: OptimizerLike,
+        solver: str | Solver = "neumann",
+        *,
+        every: int = 60,
+        warmup: int = 0,
+        damping: float = 0.0,
+        residual: bool = False,
+        warm_start: bool = False,
+        estimator: str | Estimator = "implicit",
+        on_failure: OnFailure = "warn",
+        seed: int = 0,
+    ) -> HyperStepper:
+        """A :class:`~hypergrad.HyperStepper` on this problem, for a training loop of one's own."""
+        return HyperStepper(
+            self.objective,
+            outer_optimizer,
+            solver,
+            every=every,
+            warmup=warmup,
+            damping=damping,
+            residual=residual,
+            warm_start=warm_start,
+            estimator=estimator,
+            on_failure=on_failure,
+            seed=seed,
+        )
+
+    def solve(
+        self,
+        solver: str | Solver = "neumann",
+        *,
+        outer_steps: int,
+        inner_optimizer: OptimizerLike,
+        outer_optimizer: OptimizerLike,
+        inner_steps: int = 60,
+        warmup_steps: int = 0,
+        estimator: str | Estimator = "implicit",
+        scheduler: Scheduler | None = None,
+        damping: float = 0.0,
+        residual: bool = False,
+        warm_start: bool = False,
+        on_failure: OnFailure = "warn",
+        seed: int = 0,
+        progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> BilevelResult:
+        """Train the inner variables, with one outer step every ``inner_steps`` after ``warmup_steps``.
+
+        A discarded outer step comes first, so that what would fail after the warm-up fails at once. Ctrl-C ends the
+        run and returns what it has, with ``status="interrupted"``.
+
+        Args:
+            solver: a registered solver's name, or a solver object.
+            outer_steps: how many, at least 1.
+            inner_optimizer: a factory, or an instance over ``params``; without weight decay (it belongs to f).
+            outer_optimizer: a factory, or an instance over ``hparams``.
+            inner_steps: between two outer steps (the paper's s).
+            warmup_steps: inner steps before that.
+            estimator: "implicit", "unrolled" (through one step of the inner optimizer), another registered name, or an
+                estimator object.
+            scheduler: makes a learning-rate scheduler of the inner optimizer, stepped after every inner step.
+            damping, residual, warm_start, on_failure, seed: see :class:`~hypergrad.HyperStepper`.
+            progress: show progress on stderr.
+            callbacks: called with each outer step's record.
+
+        Returns:
+            A :class:`~hypergrad.BilevelResult`. The problem's own tensors hold the same values.
+        """
+        for name, value, least in (("outer_steps", outer_steps, 1), ("inner_steps", inner_steps, 1)):
+            if not isinstance(value, int) or value < least:
+                raise InvalidInputError(f"{name} must be an integer of at least {least}; got {value!r}.")
+        inner = resolve(inner_optimizer, self.params, "inner_optimizer")
+        check_weight_decay(inner, self._decay_remedy())
+        if estimator == "unrolled":
+            estimator = Unrolled(steps=1, optimizer=inner)
+        stepper = self.stepper(
+            outer_optimizer,
+            solver,
+            every=inner_steps,
+            warmup=warmup_steps,
+            damping=damping,
+            residual=residual,
+            warm_start=warm_start,
+            estimator=estimator,
+            on_failure=on_failure,
+            seed=seed,
+        )
+        schedule = None if scheduler is None else scheduler(inner)
+        preflight = stepper.preflight(self._train(0), self._val(0))
+        history: list[StepRecord] = []
+        status: Literal["finished", "interrupted"] = "finished"
+        total = warmup_steps + outer_steps * inner_steps
+        try:
+            with Progress(total, "solve", enabled=progress) as shown:
+                for t in range(total):
+                    batch = self._train(t)
+                    inner.zero_grad()
+                    stepper.loss(batch).backward()  # type: ignore[no-untyped-call]
+                    inner.step()
+                    if schedule is not None:
+                        schedule.step()
+                    record = stepper.step(batch, lambda: self._val(stepper.outer_step))
+                    if record is not None:
+                        history.append(record)
+                        for callback in callbacks:
+                            callback(record)
+                    shown.update(t + 1, f"validation loss {history[-1].outer_loss:.4g}" if history else "")
+        except KeyboardInterrupt:
+            status = "interrupted"
+        return BilevelResult(
+            params={k: v.detach().clone() for k, v in self.params.items()},
+            hparams={k: v.detach().clone() for k, v in self.hparams.items()},
+            history=history,
+            status=status,
+            preflight=preflight,
+        )
+
+    def _decay_remedy(self) -> str:
+        if isinstance(self.objective, ModelObjective):
+            return "give weight_decay= to BilevelProblem.for_model, or tune it with families.get('weight_decay', ...)"
+        return "add it to inner_loss, 0.5 * decay * sum of squares"

@@ -1,0 +1,262 @@
+"""The outer step of Algorithm 1 in anyone's training loop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad import estimators
+from hypergrad.errors import InvalidInputError, SolverWarning
+from hypergrad.estimators.base import Estimator
+from hypergrad.estimators.implicit import OnFailure
+from hypergrad.keys import derive, preserved_rng
+from hypergrad.memory import peak_memory
+from hypergrad.messages import warn
+from hypergrad.objective import Objective
+from hypergrad.optimizers import OptimizerLike, resolve
+from hypergrad.result import Hypergradient, StepRecord
+from hypergrad.solvers.base import Solver
+from hypergrad.tree import Layout, check_like
+
+Batch = Sequence[Any] | None
+
+#: Of :meth:`HyperStepper.state_dict`.
+STATE_VERSION = 1
+
+
+class HyperStepper:
+    """Tunes hyperparameters inside a training loop that stays the user's own.
+
+    ::
+
+        for batch in loader:
+            optimizer.zero_grad()
+            stepper.loss(batch).backward()
+            optimizer.step()
+            stepper.step(batch, lambda: next(validation))
+
+    ``step`` does nothing but count, except every ``every``-th call after ``warmup`` calls: then it computes a
+    hypergradient and takes one step of the outer optimizer. The model's buffers, ``.grad``, train/eval flags and
+    torch's global random state are afterwards as they were.
+
+    Args:
+        objective: from :class:`~hypergrad.BilevelProblem` (use ``problem.stepper(...)``), or one of its own.
+        outer_optimizer: a factory (``functools.partial(torch.optim.Adam, lr=1e-2)``) or an instance over the
+            objective's ``hparams``.
+        solver: a registered solver's name, or a solver object.
+        every: inner steps between two outer steps (the paper's s).
+        warmup: inner steps before the first of them.
+        damping: added to the diagonal of the inner Hessian.
+        residual: compute the solve's true residual each time, at the price of one product.
+        warm_start: start each solve from the last solution.
+        estimator: a registered estimator's name, which gets ``solver``, ``damping``, ``residual`` and ``on_failure``
+            where it has these options; or an estimator object, which has its own.
+        on_failure: what a failed solve does: "raise", "warn" or "ignore".
+        seed: of the noise; equal seeds and steps give equal noise.
+
+    Raises:
+        InvalidInputError: an argument cannot be used; the message says why.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        outer_optimizer: OptimizerLike,
+        solver: str | Solver = "neumann",
+        *,
+        every: int = 60,
+        warmup: int = 0,
+        damping: float = 0.0,
+        residual: bool = False,
+        warm_start: bool = False,
+        estimator: str | Estimator = "implicit",
+        on_failure: OnFailure = "warn",
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (("every", every, 1), ("warmup", warmup, 0)):
+            if not isinstance(value, int) or value < least:
+                raise InvalidInputError(f"{name} counts inner steps: an integer of at least {least}; got {value!r}.")
+        self.objective = objective
+        self.estimator = _estimator(
+            estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure
+        )
+        self.outer_optimizer = resolve(outer_optimizer, objective.hparams, "outer_optimizer")
+        self.every = every
+        self.warmup = warmup
+        self.warm_start = warm_start
+        self.seed = seed
+        self.inner_step = 0
+        self.outer_step = 0
+        self._layout = Layout.of(objective.params, "params")
+        self._x: Tensor | None = None  # (P,), the last solution, for a warm start
+        self._solver_state: Mapping[str, Any] = {}
+
+    def loss(self, batch: Batch = None) -> Tensor:
+        """The training loss at the current parameters and hyperparameters, 0-d, with a graph to the parameters only.
+
+        Noise inside the model (dropout) is keyed by the step, and the global random state is left alone.
+        """
+        self.objective.check_ready()
+        key = derive(self.seed, "inner", self.inner_step)
+        with preserved_rng(self._layout.device, key):
+            return self.objective.training_loss(batch, key)
+
+    def due(self) -> bool:
+        """Whether the next :meth:`step` will take an outer step."""
+        after = self.inner_step + 1 - self.warmup
+        return after > 0 and after % self.every == 0
+
+    def step(self, batch: Batch = None, val: Batch | Callable[[], Batch] = None) -> StepRecord | None:
+        """Count an inner step; when one is due, take an outer step.
+
+        Args:
+            batch: the training batch of the inner step just taken.
+            val: a validation batch, or a function that draws one, called only when it is needed.
+
+        Returns:
+            The record of the outer step, or None when none was due.
+
+        Raises:
+            NonFiniteError: a loss or its gradient is not finite; hyperparameters are as before.
+            SolverError: the solve failed and ``on_failure="raise"``; hyperparameters are as before.
+        """
+        if not self.due():
+            self.inner_step += 1
+            return None
+        start = time.perf_counter()
+        result = self._estimate(batch, val() if callable(val) else val)
+        self.inner_step += 1
+        self.outer_step += 1
+        record = self._record(result, start)
+        if record.grad_norm == record.grad_norm and record.grad_norm != float("inf"):
+            for name, tensor in self.objective.hparams.items():
+                tensor.grad = result.grads[name].to(tensor.dtype)
+            self.outer_optimizer.step()
+            if result.solution is not None:
+                self._x = result.solution.x
+                self._solver_state = result.solution.state
+        else:
+            self._x, self._solver_state = None, {}
+            warn(
+                f"Outer step {self.outer_step}: the hypergradient is not finite (norm {record.grad_norm}), so the "
+                "hyperparameters were left as they are. A smaller alpha, or alpha='auto', or damping may help.",
+                SolverWarning,
+            )
+        return record
+
+    def hypergradient(self, batch: Batch = None, val: Batch = None) -> Hypergradient:
+        """The hypergradient that an outer step taken now would use; nothing changes."""
+        return self._estimate(batch, val)
+
+    def preflight(self, batch: Batch = None, val: Batch | Callable[[], Batch] = None) -> StepRecord:
+        """One discarded outer step now: its errors, seconds and memory, before hours of warm-up.
+
+        Nothing changes: neither hyperparameters nor optimizer, counters nor solver state. On CPU the step is taken
+        twice, because counting memory slows it down.
+        """
+        drawn = val() if callable(val) else val
+        device = self._layout.device
+        start = time.perf_counter()
+        result = self._estimate(batch, drawn)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        record = self._record(result, start)
+        del result
+        with peak_memory(device) as peak:
+            self._estimate(batch, drawn)
+        return replace(record, memory=peak.bytes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on besides the model: tensors and plain values only."""
+        return {
+            "version": STATE_VERSION,
+            "inner_step": self.inner_step,
+            "outer_step": self.outer_step,
+            "seed": self.seed,
+            "hparams": {k: v.detach().clone() for k, v in self.objective.hparams.items()},
+            "outer_optimizer": self.outer_optimizer.state_dict(),
+            "x": self._x,
+            "solver_state": dict(self._solver_state),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, bit for bit.
+
+        Raises:
+            InvalidInputError: another version, missing entries, or hyperparameters of another shape; nothing is
+                changed then.
+        """
+        wanted = {"inner_step", "outer_step", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
+        if state.get("version") != STATE_VERSION or not wanted <= set(state):
+            raise InvalidInputError(
+                f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this hypergrad "
+                f"reads version {STATE_VERSION}."
+            )
+        hparams = self.objective.hparams
+        check_like(state["hparams"], Layout.of(hparams, "hparams"), "hparams of the state")
+        x = state["x"]
+        if x is not None and x.shape != (self._layout.size,):
+            raise InvalidInputError(f"x of the state has shape {tuple(x.shape)}; the model has ({self._layout.size},).")
+        with torch.no_grad():
+            for name, tensor in hparams.items():
+                tensor.copy_(state["hparams"][name])
+        self.outer_optimizer.load_state_dict(dict(state["outer_optimizer"]))
+        self.inner_step, self.outer_step, self.seed = state["inner_step"], state["outer_step"], state["seed"]
+        self._x, self._solver_state = x, dict(state["solver_state"])
+
+    def _estimate(self, batch: Batch, val: Batch) -> Hypergradient:
+        self.objective.check_ready()
+        key = derive(self.seed, "outer", self.inner_step)
+        inner, outer = self.objective.losses(key)
+        with preserved_rng(self._layout.device, key):
+            return self.estimator.estimate(
+                inner,
+                outer,
+                self.objective.params,
+                self.objective.hparams,
+                inner_batch=batch,
+                outer_batch=val,
+                x0=self._x if self.warm_start else None,
+                state=self._solver_state,
+            )
+
+    def _record(self, result: Hypergradient, start: float) -> StepRecord:
+        solution = result.solution
+        residual = None if solution is None else solution.residual
+        norm = torch.cat([g.reshape(-1).double() for g in result.grads.values()]).norm()
+        numbers = [result.inner_loss, result.outer_loss, result.stationarity, norm]
+        if residual is not None:
+            numbers.append(residual)
+        inner, outer, stationarity, grad_norm, *rest = torch.stack([n.double() for n in numbers]).tolist()
+        return StepRecord(
+            inner_step=self.inner_step,
+            outer_step=self.outer_step,
+            inner_loss=inner,
+            outer_loss=outer,
+            status=None if solution is None else solution.status,
+            residual=rest[0] if rest else None,
+            matvecs=0 if solution is None else solution.matvecs,
+            stationarity=stationarity,
+            grad_norm=grad_norm,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def _estimator(estimator: str | Estimator, **options: Any) -> Estimator:
+    """An estimator by name gets the options it has; one that it lacks must be at its default."""
+    defaults = {"solver": "neumann", "damping": 0.0, "residual": False, "on_failure": "warn"}
+    if not isinstance(estimator, str):
+        refused = [k for k in ("solver", "damping", "residual") if options[k] != defaults[k]]
+        if refused:
+            raise InvalidInputError(
+                f"{refused} were given beside the estimator object {estimator!r}; give them to the object."
+            )
+        return estimators.get(estimator)
+    known = estimators.options_of(estimator)
+    refused = [k for k in ("solver", "damping", "residual") if k not in known and options[k] != defaults[k]]
+    if refused:
+        raise InvalidInputError(f"The estimator {estimator!r} has no options {refused}; it has {known}.")
+    return estimators.get(estimator, **{k: v for k, v in options.items() if k in known})
