@@ -1,11 +1,64 @@
 """Hypergradients you can trust, inside the training loop you already have."""
 
-from hypergrad import estimators, families, solvers
+from hypergrad import augment, estimators, families, solvers
 from hypergrad.batches import KeyedBatches
+from hypergrad.errors import (
+    FallbackWarning,
+    HypergradError,
+    HypergradWarning,
+    InexactWarning,
+    InvalidInputError,
+    NonFiniteError,
+    SolverError,
+    SolverWarning,
+    UnknownNameError,
+    UnsupportedModelError,
+)
 from hypergrad.estimators import register_estimator
 from hypergrad.estimators.implicit import hypergradient
+from hypergrad.estimators.unroll import unrolled
 from hypergrad.families import register_family
 from hypergrad.families.base import Context, HyperparameterFamily
 from hypergrad.modules import functional
+from hypergrad.objective import FunctionObjective, ModelObjective
+from hypergrad.problem import BilevelProblem, BilevelResult
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.solvers import Solution, Status, register_solver
+from hypergrad.stepper import HyperStepper
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BilevelProblem",
+    "BilevelResult",
+    "Context",
+    "FallbackWarning",
+    "FunctionObjective",
+    "HyperStepper",
+    "Hypergradient",
+    "HypergradError",
+    "HypergradWarning",
+    "HyperparameterFamily",
+    "InexactWarning",
+    "InvalidInputError",
+    "KeyedBatches",
+    "ModelObjective",
+    "NonFiniteError",
+    "Solution",
+    "SolverError",
+    "SolverWarning",
+    "Status",
+    "StepRecord",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "augment",
+    "estimators",
+    "families",
+    "functional",
+    "hypergradient",
+    "register_estimator",
+    "register_family",
+    "register_solver",
+    "solvers",
+    "unrolled",
+]
