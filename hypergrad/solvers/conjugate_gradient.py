@@ -1,0 +1,120 @@
+"""Conjugate gradients, with negative curvature noticed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypergrad.solvers.base import LinearOperator, Solution, Status
+from hypergrad.solvers.numerics import check_system, divide, norm, start, to_host
+from hypergrad.solvers.options import check_integer, check_real
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradient:
+    """Hestenes and Stiefel's method: the iterate that minimises ``x^T A x / 2 - b^T x`` over the Krylov space.
+
+    Converges for ``A`` positive definite (or singular with ``b`` in its range): exactly in as many steps as there are
+    distinct eigenvalues, else by a factor ``(sqrt(k) - 1) / (sqrt(k) + 1)`` a step at condition number k. One product a
+    step, and one for a warm start (which is dropped where it is worse than zero).
+
+    - CONVERGED: ``||b - A x|| <= tol ||b||``; MAX_STEPS otherwise.
+    - NEGATIVE_CURVATURE: a direction with ``p^T A p <= 0`` came up. The answer is the last iterate before it; where that
+      is the zero start, it is ``b``, the first-order answer.
+    - With ``tol=0`` the budget is fixed: all steps are taken, the status is TRUNCATED, and the host reads once, at
+      the end. Steps below rounding (a residual under machine epsilon) change nothing.
+
+    ``residual`` comes from the recurrence.
+
+    Args:
+        max_steps: most steps.
+        tol: relative residual to stop at, in ``[0, 1)``; 0 for a fixed budget.
+        check_every: steps between two readings by the host. More saves waiting on an accelerator and costs up to that
+            many products too many.
+
+    Raises:
+        InvalidInputError: an option out of its range.
+
+    Example:
+        >>> import torch
+        >>> from hypergrad.testing import DenseOperator
+        >>> A = DenseOperator(torch.diag(torch.tensor([1.0, 4.0])))
+        >>> solution = ConjugateGradient().solve(A, torch.ones(2))
+        >>> solution.x, solution.matvecs
+        (tensor([1.0000, 0.2500]), 2)
+
+    Reference:
+        Nocedal and Wright, Numerical Optimization, 2nd edition, algorithms 5.2 and 7.1 (negative curvature).
+    """
+
+    max_steps: int = 20
+    tol: float = 1e-5
+    check_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_integer("max_steps", self.max_steps, minimum=1)
+        check_real("tol", self.tol, low=0.0, below=1.0)
+        check_integer("check_every", self.check_every, minimum=1)
+
+    def solve(
+        self,
+        A: LinearOperator,
+        b: Tensor,  # (P,)
+        *,
+        x0: Tensor | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> Solution:
+        """Iterate; the state is not used.
+
+        Raises:
+            InvalidInputError: ``b`` or ``x0`` does not fit ``A``.
+        """
+        check_system(A, b, x0)
+        eps = torch.finfo(b.dtype).eps
+        enough = max(self.tol, eps) ** 2
+        x, r, matvecs = start(A, b, x0)
+        # In units of ||b||, so that squares of a tiny gradient do not underflow.
+        unit = norm(b)
+        x, r = divide(x, unit), divide(r, unit)
+        cold = (x == 0).all()
+
+        p, rr = r, r.dot(r)
+        alive = rr > enough
+        largest, curvature = torch.zeros_like(rr), torch.zeros_like(rr)
+        bent, broken = torch.zeros_like(alive), torch.zeros_like(alive)
+        for step in range(self.max_steps):
+            if self.tol and step % self.check_every == 0 and not to_host(alive.to(b.dtype))[0]:
+                break
+            q = A @ p
+            matvecs += 1
+            # Every decision is a mask: after the end of the iteration a step changes nothing, and needs no host.
+            bend = divide(p.dot(q), p.dot(p))
+            finite = bend.isfinite()
+            largest = torch.where(finite, torch.maximum(largest, bend), largest)
+            good = alive & finite & (bend > eps * largest)  # at the level of rounding it is no curvature
+            stop = alive & finite & ~good
+            bent, broken = bent | stop, broken | (alive & ~finite)
+            curvature = torch.where(stop, bend, curvature)
+            length = torch.where(good, divide(rr, p.dot(q)), 0.0)
+            x, r = torch.where(good, x + length * p, x), torch.where(good, r - length * q, r)
+            if step == 0:
+                x, r = torch.where(stop & cold, p, x), torch.where(stop & cold, r - q, r)
+            rr_new = r.dot(r)
+            p = torch.where(good, r + divide(rr_new, rr) * p, p)
+            rr, alive = rr_new, good & (rr_new > enough)
+
+        squared, is_bent, is_broken, lowest = to_host(rr, bent, broken, curvature)
+        detail = ""
+        if is_broken or not math.isfinite(squared):
+            status = Status.NONFINITE
+        elif is_bent:
+            status = Status.NEGATIVE_CURVATURE
+            detail = f"A search direction has the curvature p^T A p / p^T p = {lowest:.3g}."
+        elif self.tol == 0:
+            status = Status.TRUNCATED
+        else:
+            status = Status.CONVERGED if squared <= enough else Status.MAX_STEPS
+        return Solution(x=x * unit, status=status, matvecs=matvecs, residual=rr.sqrt(), detail=detail)
