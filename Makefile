@@ -30,8 +30,11 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
+docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(DEV)
 	$(BIN)/mkdocs build --strict --quiet
+	@! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' site --include='*.html' \
+		|| { echo "These pages ask other machines for files."; exit 1; }
 
 smoke: export OMP_NUM_THREADS = 1
 smoke: $(DEV)
@@ -42,7 +45,10 @@ pytest: export OMP_NUM_THREADS = 1
 pytest: $(DEV)
 	$(BIN)/python -m pytest
 
-$(VENV)/.installed-%-$(SUM): pyproject.toml constraints.txt
+# Their names carry the checksum, so times do not matter (a fresh checkout changes them).
+$(VENV)/.installed-%-$(SUM):
+	@command -v $(PYTHON) > /dev/null \
+		|| { echo "hypergrad needs Python 3.11 or newer; there is no $(PYTHON). Name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hypergrad needs Python 3.11 or newer; \
 	$(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,12 +1,16 @@
-"""Every Python block of the README and of the site is executed, in order, one namespace a file."""
+"""Every Python block of the README, CONTRIBUTING and the site is executed, in order, one namespace a file."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from hypergrad import estimators, families, solvers
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -15,9 +19,20 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, m.start(1)) + 1, m.group(1)) for m in BLOCK.finditer(text)]
 
 
+@pytest.fixture
+def _undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What an example registers, sets or writes is gone afterwards."""
+    monkeypatch.chdir(tmp_path)
+    for module in (solvers, families, estimators):
+        monkeypatch.setattr(module._registry, "_entries", dict(module._registry._entries))
+    dtype = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(dtype)
+
+
+@pytest.mark.usefixtures("_undone")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # what an example writes is not left in the repository
+def test_examples_run(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": page.stem}
     for line, code in blocks(page.read_text()):
         # Leading newlines make a traceback show the line of the page.
