@@ -62,7 +62,7 @@ def check_per_image(values: Tensor, images: Tensor, name: str, low: float, high:
 
 
 def working_dtype(images: Tensor) -> torch.dtype:
-    """Half-precision images are worked on in float32: coordinates and 8-bit levels do not fit into 8 bits of mantissa."""
+    """Half-precision images are worked on in float32, because coordinates do not fit into 8 bits of mantissa."""
     return torch.promote_types(images.dtype, torch.float32)
 
 

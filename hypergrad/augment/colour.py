@@ -21,8 +21,7 @@ def _grey(images: Tensor, name: str) -> Tensor:  # (B, 1, H, W)
         raise InvalidInputError(
             f"{name} needs images with 1 or 3 channels; got {channels}. Leave it out of operations= for such images."
         )
-    red, green, blue = images.split(1, 1)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    return 0.299 * images[:, 0:1] + 0.587 * images[:, 1:2] + 0.114 * images[:, 2:3]
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from or towards the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13. As in Pillow the border stays untouched."""
+    """Away from or towards the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13; as in Pillow the border stays as it is."""
     height, width = images.shape[-2:]
     if height < 3 or width < 3:
         return images

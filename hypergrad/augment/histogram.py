@@ -1,8 +1,8 @@
 """Operations on intensity values: invert, autocontrast, equalize, solarize, posterize.
 
 Invert, AutoContrast and Equalize have no strength of their own: here the strength ``s`` in [0, 1] blends them with the
-identity, ``(1 - s) x + s O(x)`` (Invert: by its square). Where an operation discretises, the forward pass is exact and the gradient is that of
-a surrogate; none cuts the gradient to the image.
+identity, ``(1 - s) x + s O(x)`` (Invert: by its square). Where an operation discretises, the forward pass is exact and
+the gradient is that of a surrogate; none cuts the gradient to the image.
 """
 
 import torch
@@ -69,7 +69,8 @@ def equalize(images: Tensor, strength: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is at or above the threshold. The gradient is that of a sigmoid step of width 0.02 in its place.
 
-    The threshold runs from 256/255 (nothing is inverted, white neither) to 0 (everything is), Pillow's 256 to 0.
+    The threshold runs from 255.5/255 (nothing is inverted, white neither) to -0.5/255 (everything is): Pillow's 256 to
+    0, each lowered by half a level, so that rounding cannot move a pixel across it.
     """
     threshold = column(threshold)
     flip = 1 - 2 * images

@@ -161,30 +161,27 @@ def operation_names() -> list[str]:
     return list(_operations)
 
 
-register_operation("ShearX", kind="geometric", unit="slope", identity=0, strongest=0.3, signed=True)(affine.shear_x)
-register_operation("ShearY", kind="geometric", unit="slope", identity=0, strongest=0.3, signed=True)(affine.shear_y)
-register_operation("TranslateX", kind="geometric", unit="width", identity=0, strongest=0.45, signed=True)(
-    affine.translate_x
+# Name, function, kind, unit, identity, strongest, signed, gradient; in the paper's order.
+_PAPER: tuple[tuple[str, Callable[..., Tensor], Kind, str, float, float, bool, Gradient], ...] = (
+    ("ShearX", affine.shear_x, "geometric", "slope", 0, 0.3, True, "exact"),
+    ("ShearY", affine.shear_y, "geometric", "slope", 0, 0.3, True, "exact"),
+    ("TranslateX", affine.translate_x, "geometric", "width", 0, 0.45, True, "exact"),
+    ("TranslateY", affine.translate_y, "geometric", "height", 0, 0.45, True, "exact"),
+    ("Rotate", affine.rotate, "geometric", "degrees", 0, 30, True, "exact"),
+    ("Invert", histogram.invert, "histogram", "strength", 0, 1, False, "exact"),
+    ("AutoContrast", histogram.autocontrast, "histogram", "strength", 0, 1, False, "exact"),
+    ("Equalize", histogram.equalize, "histogram", "strength", 0, 1, False, "straight-through"),
+    ("Solarize", histogram.solarize, "histogram", "threshold", 255.5 / 255, -0.5 / 255, False, "straight-through"),
+    ("Color", colour.color, "colour", "factor", 1, 1.9, True, "exact"),
+    ("Posterize", histogram.posterize, "histogram", "bits", 8, 4, False, "straight-through"),
+    ("Contrast", colour.contrast, "colour", "factor", 1, 1.9, True, "exact"),
+    ("Brightness", colour.brightness, "colour", "factor", 1, 1.9, True, "exact"),
+    ("Sharpness", colour.sharpness, "colour", "factor", 1, 1.9, True, "exact"),
 )
-register_operation("TranslateY", kind="geometric", unit="height", identity=0, strongest=0.45, signed=True)(
-    affine.translate_y
-)
-register_operation("Rotate", kind="geometric", unit="degrees", identity=0, strongest=30, signed=True)(affine.rotate)
-register_operation("Invert", kind="histogram", unit="strength", identity=0, strongest=1)(histogram.invert)
-register_operation("AutoContrast", kind="histogram", unit="strength", identity=0, strongest=1)(histogram.autocontrast)
-register_operation("Equalize", kind="histogram", unit="strength", identity=0, strongest=1, gradient="straight-through")(
-    histogram.equalize
-)
-register_operation(
-    "Solarize", kind="histogram", unit="threshold", identity=256 / 255, strongest=0, gradient="straight-through"
-)(histogram.solarize)
-register_operation("Color", unit="factor", identity=1, strongest=1.9, signed=True)(colour.color)
-register_operation("Posterize", kind="histogram", unit="bits", identity=8, strongest=4, gradient="straight-through")(
-    histogram.posterize
-)
-register_operation("Contrast", unit="factor", identity=1, strongest=1.9, signed=True)(colour.contrast)
-register_operation("Brightness", unit="factor", identity=1, strongest=1.9, signed=True)(colour.brightness)
-register_operation("Sharpness", unit="factor", identity=1, strongest=1.9, signed=True)(colour.sharpness)
+for _name, _function, _kind, _unit, _identity, _strongest, _signed, _gradient in _PAPER:
+    register_operation(
+        _name, kind=_kind, unit=_unit, identity=_identity, strongest=_strongest, signed=_signed, gradient=_gradient
+    )(_function)
 
-#: The search space of the paper, in its order.
-PAPER_OPERATIONS = tuple(operation_names())
+#: The names of the paper's search space.
+PAPER_OPERATIONS = tuple(row[0] for row in _PAPER)

@@ -119,11 +119,8 @@ class Policy(nn.Module):
         noise = self._noise(images, key, index)  # (B, K, N + 2)
         dtype = working_dtype(images)
         raw = (self.pi, self.mu, self.p) if soft else (self.pi.detach(), self.mu.detach(), self.p.detach())
-        log_pi, mu, p_logits = (
-            torch.log_softmax(raw[0], -1).to(dtype),
-            torch.sigmoid(raw[1]).to(dtype),
-            raw[2].to(dtype),
-        )
+        pi_logits, mu_logits, p_logits = (value.to(dtype) for value in raw)
+        log_pi, mu = torch.log_softmax(pi_logits, -1), torch.sigmoid(mu_logits)
         result = images.to(dtype)
         log_prob = result.new_zeros(len(images))
         for k in range(self.stages):
@@ -173,7 +170,7 @@ class Policy(nn.Module):
         size, height, width = len(self._table), *images.shape[2:]
         order = torch.argsort(self.get_buffer("_rank")[pick], stable=True)
         counts: list[int] = torch.bincount(self.get_buffer("_rank")[pick], minlength=size + 1).tolist()
-        rows, magnitudes, signs = (v.split(counts) for v in (order, magnitude[order], sign[order]))
+        rows, magnitudes, signs = (torch.split(v, counts) for v in (order, magnitude[order], sign[order]))
         pieces: list[Tensor] = []
         matrices: list[Tensor] = []
         for i, operation in enumerate(self._table):
