@@ -22,8 +22,8 @@ class ConjugateGradient:
     step, and one for a warm start (which is dropped where it is worse than zero).
 
     - CONVERGED: ``||b - A x|| <= tol ||b||``; MAX_STEPS otherwise.
-    - NEGATIVE_CURVATURE: a direction with ``p^T A p <= 0`` came up. The answer is the last iterate before it; where that
-      is the zero start, it is ``b``, the first-order answer.
+    - NEGATIVE_CURVATURE: a direction with ``p^T A p <= 0`` came up. The answer is the last iterate before it; where
+      that is the zero start, it is ``b``, the first-order answer.
     - With ``tol=0`` the budget is fixed: all steps are taken, the status is TRUNCATED, and the host reads once, at
       the end. Steps below rounding (a residual under machine epsilon) change nothing.
 
@@ -95,8 +95,8 @@ class ConjugateGradient:
             finite = bend.isfinite()
             largest = torch.where(finite, torch.maximum(largest, bend), largest)
             good = alive & finite & (bend > eps * largest)  # at the level of rounding it is no curvature
-            stop = alive & finite & ~good
-            bent, broken = bent | stop, broken | (alive & ~finite)
+            stop = alive & finite & good.logical_not()
+            bent, broken = bent | stop, broken | (alive & finite.logical_not())
             curvature = torch.where(stop, bend, curvature)
             length = torch.where(good, divide(rr, p.dot(q)), 0.0)
             x, r = torch.where(good, x + length * p, x), torch.where(good, r - length * q, r)

@@ -57,6 +57,8 @@ class Dense:
             x = torch.linalg.pinv(matrix) @ b
             residual = relative(norm(b - matrix @ x), norm(b))
             (seen,) = to_host(residual)
-            detail = f"The matrix is singular to working precision; least squares leaves a relative residual of {seen:.3g}."
+            detail = (
+                f"The matrix is singular to working precision; least squares leaves a relative residual of {seen:.3g}."
+            )
         status = Status.CONVERGED if seen <= slack(b.dtype) else Status.MAX_STEPS
         return Solution(x=x, status=status, matvecs=matvecs, residual=residual, detail=detail)

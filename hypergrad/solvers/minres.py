@@ -22,9 +22,9 @@ class Minres:
     residual never grows, and comes from the recurrence. At a saddle of the inner loss the answer is that of the linear
     system; the implicit function theorem holds there, though ``w`` is no minimum.
 
-    CONVERGED at ``||b - A x|| <= tol ||b||``, else MAX_STEPS; where ``A`` is singular and ``b`` outside of its range, the
-    last iterate before the breakdown is returned and ``detail`` says so. With ``tol=0`` the budget is fixed: TRUNCATED, and
-    the host reads once, at the end.
+    CONVERGED at ``||b - A x|| <= tol ||b||``, else MAX_STEPS; where ``A`` is singular and ``b`` outside of its range,
+    the last iterate before the breakdown is returned and ``detail`` says so. With ``tol=0`` the budget is fixed:
+    TRUNCATED, and the host reads once, at the end.
 
     Args:
         max_steps: most steps.
@@ -99,7 +99,7 @@ class Minres:
             largest = torch.where(finite, torch.maximum(largest, alpha.abs() + beta + beta_next), largest)
             # A diagonal of 0 is a breakdown: A is singular on the Krylov space. Masks freeze everything from here on.
             good = alive & finite & (diagonal > eps * largest)
-            stuck, broken = stuck | (alive & finite & ~good), broken | (alive & ~finite)
+            stuck, broken = stuck | (alive & finite & good.logical_not()), broken | (alive & finite.logical_not())
             cos_old, sin_old = cos, sin
             cos, sin = divide(pivot, diagonal), divide(beta_next, diagonal)
             w, w_old = divide(v - above2 * w_old - above1 * w, diagonal), w
@@ -117,5 +117,7 @@ class Minres:
         else:
             status = Status.MAX_STEPS if self.tol else Status.TRUNCATED
             if is_stuck:
-                detail = f"The matrix is singular and b is not in its range; a relative residual of {residual:.3g} stays."
+                detail = (
+                    f"The matrix is singular and b is not in its range; a relative residual of {residual:.3g} stays."
+                )
         return Solution(x=x * unit, status=status, matvecs=matvecs, residual=eta.abs(), detail=detail)

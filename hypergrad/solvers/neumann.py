@@ -34,8 +34,8 @@ class Neumann:
     Converges to ``A^-1 b`` with J for ``0 < alpha < 2 / lambda_max`` and ``A`` positive definite; per eigenvalue the
     relative error is ``(1 - alpha lambda)^(J+1)``. With ``alpha lambda_max`` far below 1 the answer is close to
     ``alpha (J+1) b``, the first-order method; ``detail`` says so. The factor alpha in front of the sum is part of the
-    answer (MADAO's eq. (6) omits it). From a warm start it is Richardson's iteration ``x <- x + alpha (b - A x)``, still
-    with J products (the first gives ``b - A x0``, so there is one term less; a start worse than zero is dropped).
+    answer (MADAO's eq. (6) omits it). From a warm start it is Richardson's iteration ``x <- x + alpha (b - A x)``,
+    still with J products (the first gives ``b - A x0``, so there is one term less; a start worse than zero is dropped).
 
     The budget is fixed: TRUNCATED when all is well, and the host reads once, after the last product, to report
 
@@ -47,12 +47,12 @@ class Neumann:
 
     Args:
         num_hvps: J, products with ``A``; J + 1 terms.
-        alpha: the step, in units of 1 / curvature, or ``"auto"``: ``safety / lambda_max`` from power iterations, and the
-            series again with a lower alpha (at most 4 times) where it diverges all the same. The vector and the estimate
-            travel in ``state``.
+        alpha: the step, in units of 1 / curvature, or ``"auto"``: ``safety / lambda_max`` from power iterations, and
+            the series again with a lower alpha (at most 4 times) where it diverges all the same. The vector and the
+            chosen ``alpha`` (so ``lambda_max`` was taken to be ``safety / alpha``) travel in ``state``.
         power_iterations: products for the first estimate with ``alpha="auto"``; later solves spend one.
-        safety: ``alpha * lambda_max`` for ``alpha="auto"``, below 2. At 1 the answer is between 0 and ``A^-1 b`` in every
-            eigendirection, and an estimate that is up to half too low still converges.
+        safety: ``alpha * lambda_max`` for ``alpha="auto"``, below 2. At 1 the answer is between 0 and ``A^-1 b`` in
+            every eigendirection, and an estimate that is up to half too low still converges.
 
     Raises:
         InvalidInputError: an option out of its range.
@@ -99,7 +99,7 @@ class Neumann:
         """
         check_system(A, b, x0)
         if not isinstance(self.alpha, str):
-            series = _sum(A, b, x0, b.new_tensor(float(self.alpha)), self.num_hvps)
+            series = _sum(A, b, x0, torch.full((), float(self.alpha), dtype=b.dtype, device=b.device), self.num_hvps)
             verdict = series.judge()
             return series.solution(verdict, series.matvecs, {})
 
@@ -112,11 +112,12 @@ class Neumann:
             if verdict.status is not Status.DIVERGED:
                 break
             # Power iteration approaches lambda_max from below. A series that diverges has found the missing direction.
-            lambda_max = b.new_tensor(verdict.lambda_max)
+            lambda_max = torch.full_like(lambda_max, verdict.lambda_max)
             vector = divide(series.products[-1], norm(series.products[-1]))
-        kept = {"lambda_max": max(verdict.lambda_max, self.safety / verdict.alpha), "alpha": verdict.alpha, "vector": vector}
-        usable = math.isfinite(verdict.alpha) and verdict.status is not Status.NONFINITE and verdict.lambda_max != 0
-        return series.solution(verdict, matvecs, kept if usable else dict(state or {}))
+        known = verdict.status is not Status.NONFINITE
+        return series.solution(
+            verdict, matvecs, {"alpha": verdict.alpha, "vector": vector} if known else dict(state or {})
+        )
 
     def _power(self, A: LinearOperator, b: Tensor, state: Mapping[str, Any] | None) -> tuple[Tensor, Tensor, int]:
         """``lambda_max`` (a lower estimate), the vector it came from, and the products spent.
@@ -127,7 +128,9 @@ class Neumann:
         if warm is not None:
             check_vector(A, "state['vector']", warm)
         steps = self.power_iterations if warm is None else 1
-        v = b if warm is None else warm
+        size = norm(b if warm is None else warm)
+        # A vector left by b = 0, or by an overflow, is of no use.
+        v = b if warm is None else torch.where((size > 0) & size.isfinite(), warm, b)
         v = divide(v, norm(v))
         vectors: list[Tensor] = []
         products: list[Tensor] = []
@@ -177,11 +180,11 @@ class _Series:
         """Read once, decide.
 
         With ``M = I - alpha A`` symmetric and ``r_j = M^j r_0``, Cauchy-Schwarz gives
-        ``||r_j||^2 = <M^(j-1) r_0, M^(j+1) r_0> <= ||r_(j-1)|| ||r_(j+1)||``: the ratios ``||r_(j+1)|| / ||r_j||`` never
-        fall, so one above 1 proves that the series diverges. It comes late, though: slow directions (``alpha lambda``
-        near 0) hide a fast-growing small one. The Ritz values on the last two vectors see it earlier, and one above
-        ``2 / alpha`` is a proof as well. A negative Ritz value alone is no failure: while the residual still falls, a
-        weakly negative direction enters a truncated sum with weight ``alpha (J+1)``, harmlessly.
+        ``||r_j||^2 = <M^(j-1) r_0, M^(j+1) r_0> <= ||r_(j-1)|| ||r_(j+1)||``: the ratios ``||r_(j+1)|| / ||r_j||``
+        never fall, so one above 1 proves that the series diverges. It comes late, though: slow directions
+        (``alpha lambda`` near 0) hide a fast-growing small one. The Ritz values on the last two vectors see it earlier,
+        and one above ``2 / alpha`` is a proof as well. A negative Ritz value alone is no failure: while the residual
+        still falls, a weakly negative direction enters a truncated sum with weight ``alpha (J+1)``, harmlessly.
         """
         zero = torch.zeros_like(self.b_norm)
         low, high = zero, zero
@@ -200,8 +203,8 @@ class _Series:
         if alpha * hi > 2 * tolerance:
             return _diverged(alpha, hi)
         if growth > tolerance:
-            # |1 - alpha lambda| > 1 somewhere; the Ritz values tell on which side.
-            if -alpha * lo >= alpha * hi - 2:
+            # |1 - alpha lambda| > 1 somewhere; a negative Ritz value proves on which side.
+            if -alpha * lo > tolerance - 1:
                 detail = f"The curvature is {lo:.3g} along the residual, which grows by {growth:.3g} a product."
                 return _Verdict(Status.NEGATIVE_CURVATURE, alpha, max(hi, 0.0), detail)
             return _diverged(alpha, (1 + growth) / alpha)

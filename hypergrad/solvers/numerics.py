@@ -46,7 +46,8 @@ def to_host(*values: Tensor) -> list[float]:
 
 def norm(v: Tensor) -> Tensor:  # (P,) -> ()
     """The Euclidean norm."""
-    return torch.linalg.vector_norm(v)
+    size: Tensor = torch.linalg.vector_norm(v)
+    return size
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -79,10 +80,13 @@ def ritz(v: Tensor, Av: Tensor, AAv: Tensor | None) -> tuple[Tensor, Tensor]:
     By Cauchy interlacing ``lambda_min <= low`` and ``high <= lambda_max``, so either is a certificate. Without
     ``AAv``, or where ``v`` is an eigenvector up to rounding, both are the Rayleigh quotient of ``v``.
     """
+    size = norm(v)  # a residual close to underflow must not lose its digits in the products below
+    v, Av = divide(v, size), divide(Av, size)
     vv = v.dot(v)
     a = divide(v.dot(Av), vv)
     if AAv is None:
         return a, a
+    AAv = divide(AAv, size)
     w = Av - a * v
     ww = w.dot(w)
     # Below sqrt(eps) of ||A v|| the second direction is rounding.

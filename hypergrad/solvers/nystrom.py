@@ -19,13 +19,13 @@ class Nystrom:
     """``x = (A_k + rho I)^-1 b`` with the Nystrom approximation ``A_k = (A Q) (Q^T A Q)^+ (A Q)^T`` of rank k.
 
     ``Q`` is a random orthonormal ``(P, k)`` sketch, so k products; with ``A_k = U diag(s) U^T``,
-    ``x = U (U^T b) / (s + rho) + (b - U U^T b) / rho``. Exact for ``(A + rho I) x = b`` when ``A`` is positive semidefinite
-    with rank at most k; otherwise the directions that the sketch misses are scaled by ``1 / rho``. Only the positive
-    part of ``Q^T A Q`` is used. Mind that rho adds to the operator's own damping.
+    ``x = U (U^T b) / (s + rho) + (b - U U^T b) / rho``. Exact for ``(A + rho I) x = b`` when ``A`` is positive
+    semidefinite with rank at most k; otherwise the directions that the sketch misses are scaled by ``1 / rho``. Only
+    the positive part of ``Q^T A Q`` is used. Mind that rho adds to the operator's own damping.
 
-    Unlike Neumann and CG it has no iteration that could diverge, and a sketch can be kept for several solves, which then
-    cost no product. The paper samples columns of ``A`` (unit vectors for ``Q``); a Gaussian sketch costs the same and
-    does not depend on how the parameters are laid out.
+    Unlike Neumann and CG it has no iteration that could diverge, and a sketch can be kept for several solves, which
+    then cost no product. The paper samples columns of ``A`` (unit vectors for ``Q``); a Gaussian sketch costs the same
+    and does not depend on how the parameters are laid out.
 
     TRUNCATED when all is well; NEGATIVE_CURVATURE when the sketch proves that ``A + rho I`` is not positive definite.
     The host reads once, when a sketch is made, besides what the factorisation of k x k matrices itself reads.
@@ -76,7 +76,7 @@ class Nystrom:
             InvalidInputError: ``b``, ``x0`` or the sketch in ``state`` does not fit ``A``.
         """
         check_system(A, b, x0)
-        held = dict(state) if state and "basis" in state else {"sketches": 0, "age": self.refresh_every}
+        held: dict[str, Any] = dict(state) if state and "basis" in state else {"sketches": 0, "age": self.refresh_every}
         status, detail, matvecs = Status.TRUNCATED, "", 0
         if held["age"] >= self.refresh_every:
             matvecs = min(self.rank, A.shape[0])
@@ -114,5 +114,5 @@ class Nystrom:
         cut = math.sqrt(A.shape[0]) * torch.finfo(A.dtype).eps * norm(y)
         weight = torch.where(values > cut, values.clamp_min(0), torch.inf).rsqrt()  # 0 for what is cut
         u, s, _ = torch.linalg.svd(torch.where(finite, (y @ vectors) * weight, 0.0), full_matrices=False)
-        (lowest,) = to_host(torch.where(finite, values[0], torch.nan))
+        (lowest,) = to_host(torch.where(finite, values.min(), torch.nan))
         return u, s**2, lowest

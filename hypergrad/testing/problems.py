@@ -150,7 +150,8 @@ def noise_augmentation(seed: int = 3) -> Problem:
         d = x.shape[1]
         directions = torch.cat([torch.eye(d, dtype=_F), -torch.eye(d, dtype=_F)]) * d**0.5  # (2d, d)
         noisy = x[None] + h["log_sigma"].exp() * directions[:, None]  # (2d, n, d)
-        return ((noisy @ w - y) ** 2).mean() / 2
+        loss: Tensor = ((noisy @ w - y) ** 2).mean() / 2
+        return loss
 
     hparams = {"log_sigma": torch.tensor(-0.7, dtype=_F)}
     return _least_squares(seed, hparams, _one, lambda h, x: (2 * h["log_sigma"]).exp(), augmented)
@@ -186,9 +187,9 @@ def elastic_net(seed: int = 5) -> Problem:
         for k in range(6):
             partial = target[k] - gram[k] @ w + gram[k, k] * w[k]
             w[k] = partial.sign() * (partial.abs() - l1).clamp_min(0) / (gram[k, k] + l2)
-    support = w != 0
-    x, x_val, gram, target, signs = x[:, support], x_val[:, support], gram[support][:, support], target[support], w.sign()
-    signs = signs[support]
+    support = w.nonzero().squeeze(1)
+    x, x_val, signs = x[:, support], x_val[:, support], w.sign()[support]
+    gram, target = gram[support][:, support], target[support]
 
     def optimum(h: Mapping[str, Tensor]) -> TensorDict:
         matrix = gram + h["log_l2"].exp() * torch.eye(len(gram), dtype=_F)
@@ -279,7 +280,8 @@ def quadratic(eigenvalues: Sequence[float] = (1.0, 2.0, 5.0), seed: int = 8) -> 
         return {"w": inverse @ (mixed @ h["h"])}
 
     def inner(p: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> Tensor:
-        return p["w"] @ hessian @ p["w"] / 2 - p["w"] @ mixed @ h["h"]
+        w = p["w"]
+        return w.dot(hessian @ w) / 2 - w.dot(mixed @ h["h"])
 
     def outer(p: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> Tensor:
         return (p["w"] - target).square().sum() / 2 + h["h"].square().sum() / 20

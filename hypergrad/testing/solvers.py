@@ -103,7 +103,9 @@ def _check_class(solver: Solver) -> None:
                 assert f.name in str(error), f"the message for {name}({f.name}={wrong!r}) must name the option: {error}"
                 continue
             except Exception as error:
-                raise AssertionError(f"{name}({f.name}={wrong!r}) must raise InvalidInputError; got {error!r}") from error
+                raise AssertionError(
+                    f"{name}({f.name}={wrong!r}) must raise InvalidInputError; got {error!r}"
+                ) from error
             raise AssertionError(f"{name}({f.name}={wrong!r}) must raise InvalidInputError, but was accepted")
 
 
@@ -198,11 +200,14 @@ def _check_trouble(solver: Solver) -> None:
             assert solution.status.failed, f"{name}: x is not finite on {what}, but the status is {solution.status}"
         if solution.matvecs and "NaN" in what:
             assert solution.status is Status.NONFINITE, f"{name}: status {solution.status} on {what}"
-    for wrong, keywords in ((b[:-1], {}), (b[:, None], {}), (b.float(), {}), (b, {"x0": b[:-1]})):
+    misfits = ((b[:-1], None), (b[:, None], None), (b.float(), None), (b, b[:-1]))
+    for wrong, x0 in misfits:
         try:
-            solver.solve(DenseOperator(matrix), wrong, **keywords)
+            solver.solve(DenseOperator(matrix), wrong, x0=x0)
         except InvalidInputError:
             continue
         except Exception as error:
-            raise AssertionError(f"{name}: a vector that does not fit must raise InvalidInputError: {error!r}") from error
+            raise AssertionError(
+                f"{name}: a vector that does not fit must raise InvalidInputError: {error!r}"
+            ) from error
         raise AssertionError(f"{name} accepted a vector that does not fit: {tuple(wrong.shape)}, {wrong.dtype}")
