@@ -13,7 +13,7 @@ class _LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensor storages that are born inside and still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

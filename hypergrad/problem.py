@@ -258,7 +258,7 @@ class BilevelProblem:
                 for t in range(total):
                     batch = self._train(t)
                     inner.zero_grad()
-                    stepper.loss(batch).backward()  # type: ignore[no-untyped-call]
+                    stepper.loss(batch).backward()
                     inner.step()
                     if schedule is not None:
                         schedule.step()
