@@ -38,7 +38,9 @@ class KeyedBatches:
         if not tensors or len(set(lengths)) != 1:
             raise InvalidInputError(f"KeyedBatches needs tensors of one length; got lengths {lengths}.")
         if not isinstance(batch_size, int) or not 1 <= batch_size <= lengths[0]:
-            raise InvalidInputError(f"batch_size must be an integer in 1..{lengths[0]} (the samples); got {batch_size!r}.")
+            raise InvalidInputError(
+                f"batch_size must be an integer in 1..{lengths[0]} (the samples); got {batch_size!r}."
+            )
         self.tensors = tensors
         self.batch_size = batch_size
         self.seed = seed
@@ -82,10 +84,14 @@ def drawing(data: Iterable[Any] | None, name: str) -> Callable[[int], Sequence[A
             f"{name} must be something that can be iterated over again and again and gives batches (a DataLoader, "
             f"KeyedBatches, a list of tuples); got {type(data).__name__}. One batch: [(inputs, targets)]."
         )
-    iterator = iter(data)
+    iterator: Iterator[Any] = iter(
+        ()
+    )  # begun at t = 0, and anew at each t = 0, so that a trial draw leaves the order as it was
 
     def draw(t: int) -> Sequence[Any]:
         nonlocal iterator
+        if t == 0:
+            iterator = iter(data)
         for _ in range(2):
             for batch in iterator:
                 found: Sequence[Any] = batch

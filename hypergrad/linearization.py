@@ -41,7 +41,7 @@ def check_scalar(loss: object, name: str) -> Tensor:
         raise InvalidInputError(f"{name} must return a scalar tensor; got {type(loss).__name__}.")
     if loss.ndim != 0 or not loss.is_floating_point():
         raise InvalidInputError(
-            f"{name} must return a floating-point scalar (shape ()); got shape {tuple(loss.shape)}, dtype {loss.dtype}. "
+            f"{name} must return a floating-point scalar (shape ()); got shape {tuple(loss.shape)}, {loss.dtype}. "
             "Reduce it, for example with .mean()."
         )
     return loss
@@ -165,17 +165,20 @@ def _kept_gradient(
             grads, value = torch.func.grad_and_value(scalar)(params)
         return value, [grads[name] for name in params]
     except RuntimeError as refused:
-        # A mistake of the loss itself is raised again here, by plain autograd, with the traceback that its author knows.
+        # A mistake of the loss itself is raised again here, by plain autograd, with a plain traceback.
         value = scalar(params)
         wanted = list(params.values())
         connected = value.requires_grad
-        found = torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True) if connected else [None] * len(wanted)
+        found = (
+            torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True)
+            if connected
+            else [None] * len(wanted)
+        )
         reason = str(refused).strip().splitlines()
         warn(
-            "torch.func cannot differentiate this inner loss, so plain double backward was used; the result is the same. "
-            f"Usual causes: activation checkpointing, autograd.Function without setup_context. torch said: {reason[:1]}",
+            "torch.func cannot differentiate this inner loss, so plain double backward was used, with the same "
+            "result. Usual causes: activation checkpointing, an autograd.Function without setup_context. "
+            f"torch said: {reason[:1]}",
             FallbackWarning,
         )
-        return value, [
-            torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), found, strict=True)
-        ]
+        return value, [torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), found, strict=True)]

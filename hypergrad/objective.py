@@ -16,9 +16,9 @@ from hypergrad.errors import InvalidInputError
 from hypergrad.estimators.base import Loss
 from hypergrad.estimators.implicit import as_batch
 from hypergrad.families.base import Context, HyperparameterFamily
-from hypergrad.modules import call_module, check_model
 from hypergrad.keys import derive
 from hypergrad.linearization import check_scalar
+from hypergrad.modules import call_module, check_model
 from hypergrad.tree import Layout, TensorDict
 
 
@@ -94,8 +94,8 @@ class _LossModule(nn.Module):
         if not isinstance(losses, Tensor) or losses.ndim not in (1, 2) or losses.shape[0] != inputs.shape[0]:
             shown = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InvalidInputError(
-                f"loss must return one value a sample, shape ({inputs.shape[0]},) or ({inputs.shape[0]}, T); got {shown}. "
-                "Leave the mean to hypergrad: functools.partial(loss, reduction='none')."
+                f"loss must return one value a sample, shape ({inputs.shape[0]},) or ({inputs.shape[0]}, T); got {shown}."
+                " Leave the mean to hypergrad: functools.partial(loss, reduction='none')."
             )
         if not ctx.training:
             return losses.mean()
@@ -201,7 +201,7 @@ class ModelObjective:
             return self._call(params, hparams, inputs, targets, ctx)
 
         def outer(params: TensorDict, hparams: TensorDict, *batch: Any) -> Tensor:
-            inputs, targets, index = self._unpack(batch)
+            inputs, targets, index = self._unpack(batch, training=False)
             ctx = Context(key=derive(key, "outer"), index=index, soft=True, training=False)
             with _eval_mode(self._module):
                 return self._call(params, hparams, inputs, targets, ctx)
@@ -221,14 +221,16 @@ class ModelObjective:
         loss: Tensor = call_module(self._module, swapped, params, inputs, targets, ctx)
         return loss
 
-    def _unpack(self, batch: Sequence[Any] | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _unpack(self, batch: Sequence[Any] | None, *, training: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         parts = as_batch(batch, "batch")
         if len(parts) not in (2, 3) or not all(isinstance(p, Tensor) for p in parts):
             kinds = ", ".join(type(p).__name__ for p in parts) or "nothing"
-            raise InvalidInputError(f"A batch must be tensors (inputs, targets) or (inputs, targets, index); got ({kinds}).")
+            raise InvalidInputError(
+                f"A batch must be tensors (inputs, targets) or (inputs, targets, index); got ({kinds})."
+            )
         inputs, targets = parts[0], parts[1]
         index = parts[2] if len(parts) == 3 else None
-        if index is None and self.family.needs_index:
+        if index is None and training and self.family.needs_index:  # indices are of the training set
             raise InvalidInputError(
                 f"{type(self.family).__name__} needs each sample's index in the training set, and the batch has none: "
                 "give batches (inputs, targets, index), for example from hypergrad.KeyedBatches."
@@ -256,7 +258,9 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 def _per_sample(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``loss`` with ``reduction="none"`` where it has that argument."""
     if isinstance(loss, nn.Module) and getattr(loss, "reduction", "none") != "none":
-        raise InvalidInputError(f"loss {loss!r} has reduction={loss.reduction!r}; hypergrad takes the mean itself: 'none'.")
+        raise InvalidInputError(
+            f"loss {loss!r} has reduction={loss.reduction!r}; hypergrad takes the mean itself: 'none'."
+        )
     if not callable(loss):
         raise InvalidInputError(f"loss must be a function (outputs, targets) -> per-sample losses; got {loss!r}.")
     try:

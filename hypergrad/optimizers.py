@@ -57,12 +57,12 @@ def check_weight_decay(optimizer: torch.optim.Optimizer, remedy: str) -> None:
             continue
         if group.get("decoupled_weight_decay", False) or isinstance(optimizer, torch.optim.AdamW):
             warn(
-                f"{type(optimizer).__name__} decays weights by {decay} outside the loss, so the fixed point is not that "
-                f"of the loss and the implicit gradient is inexact. For an exact one set weight_decay=0 and {remedy}.",
+                f"{type(optimizer).__name__} decays weights by {decay} outside the loss, so the fixed point is not "
+                f"that of the loss and the implicit gradient is inexact. For an exact one set weight_decay=0 and {remedy}.",
                 InexactWarning,
             )
             return
         raise InvalidInputError(
-            f"The inner optimizer {type(optimizer).__name__} has weight_decay={decay}, which the Hessian of the inner loss "
-            f"does not contain (relative error 1.3 on ridge regression). Set weight_decay=0 there and {remedy}."
+            f"The inner optimizer {type(optimizer).__name__} has weight_decay={decay}, which the Hessian of the inner "
+            f"loss does not contain (relative error 1.3 on ridge regression). Set weight_decay=0 there and {remedy}."
         )

@@ -56,7 +56,9 @@ class Progress:
         if now - self._last >= INTERVAL or done >= self._total:
             self._last = now
             left = (now - self._start) / max(done, 1) * (self._total - done)
-            print(f"{self._title}: {done}/{self._total}, {left:.0f} s left  {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self._title}: {done}/{self._total}, {left:.0f} s left  {note}".rstrip(), file=sys.stderr, flush=True
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,5 +1,6 @@
 """The outer step of Algorithm 1 in anyone's training loop."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -80,9 +81,7 @@ class HyperStepper:
             if not isinstance(value, int) or value < least:
                 raise InvalidInputError(f"{name} counts inner steps: an integer of at least {least}; got {value!r}.")
         self.objective = objective
-        self.estimator = _estimator(
-            estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure
-        )
+        self.estimator = _estimator(estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure)
         self.outer_optimizer = resolve(outer_optimizer, objective.hparams, "outer_optimizer")
         self.every = every
         self.warmup = warmup
@@ -170,17 +169,18 @@ class HyperStepper:
         return replace(record, memory=peak.bytes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the model: tensors and plain values only."""
-        return {
+        """Everything the next step depends on besides the model: copies of tensors, and plain values."""
+        state = {
             "version": STATE_VERSION,
             "inner_step": self.inner_step,
             "outer_step": self.outer_step,
             "seed": self.seed,
-            "hparams": {k: v.detach().clone() for k, v in self.objective.hparams.items()},
+            "hparams": {k: v.detach() for k, v in self.objective.hparams.items()},
             "outer_optimizer": self.outer_optimizer.state_dict(),
             "x": self._x,
             "solver_state": dict(self._solver_state),
         }
+        return copy.deepcopy(state)  # an optimizer's own state_dict aliases its live tensors
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`, bit for bit.
@@ -192,9 +192,10 @@ class HyperStepper:
         wanted = {"inner_step", "outer_step", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
         if state.get("version") != STATE_VERSION or not wanted <= set(state):
             raise InvalidInputError(
-                f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this hypergrad "
-                f"reads version {STATE_VERSION}."
+                f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this "
+                f"hypergrad reads version {STATE_VERSION}."
             )
+        state = copy.deepcopy(dict(state))
         hparams = self.objective.hparams
         check_like(state["hparams"], Layout.of(hparams, "hparams"), "hparams of the state")
         x = state["x"]
@@ -203,7 +204,7 @@ class HyperStepper:
         with torch.no_grad():
             for name, tensor in hparams.items():
                 tensor.copy_(state["hparams"][name])
-        self.outer_optimizer.load_state_dict(dict(state["outer_optimizer"]))
+        self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.inner_step, self.outer_step, self.seed = state["inner_step"], state["outer_step"], state["seed"]
         self._x, self._solver_state = x, dict(state["solver_state"])
 

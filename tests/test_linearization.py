@@ -103,7 +103,10 @@ class Square(torch.autograd.Function):
 
 @pytest.mark.parametrize("square", [Square.apply, lambda x: checkpoint(torch.square, x, use_reentrant=False)])
 def test_what_torch_func_refuses_falls_back_with_a_message(square):
-    params, hparams = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}, {"h": torch.tensor(3.0, dtype=torch.float64)}
+    params, hparams = (
+        {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+        {"h": torch.tensor(3.0, dtype=torch.float64)},
+    )
     with pytest.warns(hypergrad.FallbackWarning, match="plain double backward was used"):
         A = Linearization(lambda w, h: h["h"] * square(square(w["w"])).sum(), params, hparams)
     torch.testing.assert_close(A.dense(), torch.diag(36.0 * params["w"] ** 2))

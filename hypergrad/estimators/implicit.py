@@ -15,7 +15,7 @@ from hypergrad.linearization import Linearization, check_scalar, leaves, twice_d
 from hypergrad.messages import warn
 from hypergrad.result import Hypergradient
 from hypergrad.solvers.base import Solution, Solver
-from hypergrad.tree import Layout, TensorDict
+from hypergrad.tree import Layout
 
 OnFailure = Literal["raise", "warn", "ignore"]
 
@@ -184,7 +184,9 @@ def as_batch(batch: Sequence[Any] | None, name: str) -> tuple[Any, ...]:
         return ()
     if isinstance(batch, list | tuple):
         return tuple(batch)
-    raise InvalidInputError(f"{name} must be a tuple or a list of arguments; got {type(batch).__name__}. Pass (x,) for one.")
+    raise InvalidInputError(
+        f"{name} must be a tuple or a list of arguments; got {type(batch).__name__}. Pass (x,) for one."
+    )
 
 
 def outer_gradient(
@@ -249,8 +251,8 @@ def check_reached(
     unreached = [k for k in hparams if direct[k] is None and cross[k] is None]
     if unreached:
         raise InvalidInputError(
-            f"Hyperparameters {unreached} reach neither the inner gradient nor the outer loss, so their implicit gradient "
-            "is 0. If a loss should use them, do not detach them there. If they belong to the optimizer (a learning "
+            f"Hyperparameters {unreached} reach neither the inner gradient nor the outer loss, so their implicit "
+            "gradient is 0. If a loss should use them, do not detach them there. If they belong to the optimizer (a learning "
             "rate, a momentum), differentiate through its steps: hypergrad.unrolled(..., steps=..., optimizer=...)."
         )
 
