@@ -94,8 +94,8 @@ class _LossModule(nn.Module):
         if not isinstance(losses, Tensor) or losses.ndim not in (1, 2) or losses.shape[0] != inputs.shape[0]:
             shown = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InvalidInputError(
-                f"loss must return one value a sample, shape ({inputs.shape[0]},) or ({inputs.shape[0]}, T); got {shown}."
-                " Leave the mean to hypergrad: functools.partial(loss, reduction='none')."
+                f"loss must return one value a sample, shape ({len(inputs)},) or ({len(inputs)}, T); got {shown}. "
+                "Leave the mean to hypergrad: functools.partial(loss, reduction='none')."
             )
         if not ctx.training:
             return losses.mean()

@@ -58,7 +58,8 @@ def check_weight_decay(optimizer: torch.optim.Optimizer, remedy: str) -> None:
         if group.get("decoupled_weight_decay", False) or isinstance(optimizer, torch.optim.AdamW):
             warn(
                 f"{type(optimizer).__name__} decays weights by {decay} outside the loss, so the fixed point is not "
-                f"that of the loss and the implicit gradient is inexact. For an exact one set weight_decay=0 and {remedy}.",
+                f"that of the loss and the implicit gradient is inexact. For an exact one "
+                f"set weight_decay=0 and {remedy}.",
                 InexactWarning,
             )
             return

@@ -252,8 +252,9 @@ def check_reached(
     if unreached:
         raise InvalidInputError(
             f"Hyperparameters {unreached} reach neither the inner gradient nor the outer loss, so their implicit "
-            "gradient is 0. If a loss should use them, do not detach them there. If they belong to the optimizer (a learning "
-            "rate, a momentum), differentiate through its steps: hypergrad.unrolled(..., steps=..., optimizer=...)."
+            "gradient is 0. If a loss should use them, do not detach them there. If they belong to the optimizer (a "
+            "learning rate, a momentum), differentiate through its steps: "
+            "hypergrad.unrolled(..., steps=..., optimizer=...)."
         )
 
 

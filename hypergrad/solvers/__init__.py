@@ -47,7 +47,9 @@ def get(solver: str | Solver, **options: Any) -> Solver:
                 f"A solver is a registered name ({', '.join(names())}) or an object with a solve method; got {solver!r}."
             )
         if options:
-            raise InvalidInputError(f"Options {sorted(options)} go to the solver's class, not beside the object {solver!r}.")
+            raise InvalidInputError(
+                f"Options {sorted(options)} go to the solver's class, not beside the object {solver!r}."
+            )
         return solver
     cls = _registry.lookup(solver)
     known = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else None
