@@ -52,6 +52,7 @@ $(VENV)/.installed-%-$(SUM):
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hypergrad needs Python 3.11 or newer; \
 	$(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
 	$(BIN)/python -m pip install -c constraints.txt -e ".[$*]"
 	@touch $@
 
