@@ -26,8 +26,6 @@ def _grey(images: Tensor, name: str) -> Tensor:  # (B, 1, H, W)
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
     """Saturation: away from (above 1) or towards (below 1) the grey image. Grey images stay as they are."""
-    if images.shape[1] == 1:
-        return images
     return (images + column(factor - 1) * (images - _grey(images, "Color"))).clamp(0, 1)
 
 

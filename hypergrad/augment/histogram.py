@@ -53,14 +53,14 @@ def equalize(images: Tensor, strength: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     if images.numel() == 0:
         return images
-    levels = _levels(images).long().view(batch * channels, height * width)
+    levels = _levels(images).long().reshape(batch * channels, height * width)
     rows = torch.arange(batch * channels, device=images.device)[:, None]
-    count = torch.bincount((levels + 256 * rows).view(-1), minlength=256 * batch * channels).view(-1, 256)
+    count = torch.bincount((levels + 256 * rows).flatten(), minlength=256 * batch * channels).view(-1, 256)
     cumulative = count.cumsum(1)
     brightest = count.gather(1, levels.amax(1, keepdim=True))
     step = (height * width - brightest) // 255  # (B * C, 1)
     table = ((step // 2 + cumulative - count) // step.clamp(min=1)).clamp(max=255)
-    equalized = (table.gather(1, levels).to(images.dtype) / 255).view_as(images)
+    equalized = (table.gather(1, levels).to(images.dtype) / 255).reshape(images.shape)
     unchanged = (step == 0).view(batch, channels, 1, 1)
     equalized = straight_through(torch.where(unchanged, images, equalized), images)
     return torch.lerp(images, equalized, column(strength))

@@ -94,7 +94,8 @@ class Madao(HyperparameterFamily):
                 )
         images = inputs * std + mean
         # Undoing a normalisation misses the bounds by rounding; anything further out is left for the policy to refuse.
-        slack = 16 * torch.finfo(inputs.dtype).eps * (1 + std + mean.abs())
+        eps = max(torch.finfo(inputs.dtype).eps, torch.finfo(torch.float32).eps)  # the statistics may be in float32
+        slack = 4 * eps * (1 + std + mean.abs())
         near = images.clamp(0, 1)
         return torch.where((images - near).abs() <= slack, near, images)
 
