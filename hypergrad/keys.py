@@ -61,9 +61,21 @@ def uniform(key: int, index: Tensor, slots: int, dtype: torch.dtype = torch.floa
 
 @contextmanager
 def preserved_rng(device: torch.device, key: int | None = None) -> Iterator[None]:
-    """Leave torch's global generators bit-equal afterwards; inside, start them from ``key`` when one is given."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    """Leave torch's global generators bit-equal afterwards; inside, start them from ``key`` when one is given.
+
+    The CPU's generator and, on CUDA, the device's own. Not by ``torch.manual_seed``: where a backend is not
+    initialised, each call of it queues another one with a stack trace, a millisecond and a leak an inner step.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [g.get_state() for g in generators]
+    try:
         if key is not None:
-            torch.manual_seed(key)
+            for g in generators:
+                g.manual_seed(key)
         yield
+    finally:
+        for g, state in zip(generators, states, strict=True):
+            g.set_state(state)

@@ -44,7 +44,8 @@ def get(solver: str | Solver, **options: Any) -> Solver:
     if not isinstance(solver, str):
         if not isinstance(solver, Solver) or isinstance(solver, type):
             raise InvalidInputError(
-                f"A solver is a registered name ({', '.join(names())}) or an object with a solve method; got {solver!r}."
+                f"A solver is a registered name ({', '.join(names())}) or an object with a solve method; "
+                f"got {solver!r}."
             )
         if options:
             raise InvalidInputError(
