@@ -14,6 +14,7 @@ from torch import Tensor
 from hypergrad.augment import PAPER_OPERATIONS, get_operation, operation_names, register_operation
 from hypergrad.errors import InvalidInputError, UnknownNameError
 
+AFFINE = Image.Transform.AFFINE
 GEOMETRIC = PAPER_OPERATIONS[:5]
 EXACT = [name for name in PAPER_OPERATIONS if get_operation(name).gradient == "exact"]
 MAGNITUDES = [k / 8 for k in range(9)]
@@ -120,9 +121,7 @@ def test_geometry_equals_pillow_inside(name: str, image: str) -> None:
                     np.asarray(
                         plane.rotate(v, Image.Resampling.BILINEAR)
                         if name == "Rotate"
-                        else plane.transform(
-                            plane.size, Image.Transform.AFFINE, affine[name], Image.Resampling.BILINEAR
-                        )
+                        else plane.transform(plane.size, AFFINE, affine[name], Image.Resampling.BILINEAR)
                     )
                     for plane in (Image.fromarray(array[..., c].astype(np.float32)) for c in range(channels))
                 ]
@@ -167,7 +166,7 @@ def central(f, x: Tensor, direction: Tensor, eps: float = 1e-6) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_gradients_equal_central_differences(name: str, channels: int) -> None:
-    torch.manual_seed(1)  # a draw in which no pixel lies within the step of a kink (a clamp, a pixel's edge)
+    torch.manual_seed(2)  # a draw in which no pixel lies within the step of a kink (a clamp, a pixel's edge)
     images = torch.rand(6, channels, 9, 12, dtype=torch.float64) * 0.9 + 0.05
     magnitude = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     sign = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)

@@ -240,6 +240,14 @@ def test_channels_last_and_untouched_inputs() -> None:
     assert torch.equal(images, before)
 
 
+def test_autocast_changes_nothing() -> None:
+    # Sampling positions rounded to 8 bits of mantissa would be off by a pixel.
+    policy, images = Policy(), eight_bit(32, 3, 17, 17)
+    wanted = policy(images, soft=True, key=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(policy(images, soft=True, key=0), wanted)
+
+
 OK = torch.zeros(2, 3, 4, 4)
 
 

@@ -97,7 +97,7 @@ def test_relaxed_bernoulli_distribution(p: float, temperature: float) -> None:
 
 
 def test_relaxed_bernoulli_gradient_at_small_temperatures() -> None:
-    # Known: at p = 0.5 and temperature 0.1, 52 % of the samples have |db/dp| < 1e-3; at 0.5 it is 2 %, and the mean is 0.86.
+    # At p = 0.5 and temperature 0.1, 52 % of the samples have |db/dp| < 1e-3; at 0.5 2 %, and the mean is 0.86.
     p = torch.full((100_000,), 0.5, dtype=torch.float64, requires_grad=True)
     share, mean = {}, {}
     for temperature in (0.1, 0.5):
