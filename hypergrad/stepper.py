@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import estimators
-from hypergrad.errors import InvalidInputError, SolverWarning
+from hypergrad.errors import InvalidInputError, SolverWarning, UnsupportedModelError
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.keys import derive, preserved_rng
@@ -60,6 +60,7 @@ class HyperStepper:
 
     Raises:
         InvalidInputError: an argument cannot be used; the message says why.
+        UnsupportedModelError: several ranks of ``torch.distributed`` are running.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HyperStepper:
         on_failure: OnFailure = "warn",
         seed: int = 0,
     ) -> None:
+        _refuse_ranks()
         for name, value, least in (("every", every, 1), ("warmup", warmup, 0)):
             if not isinstance(value, int) or value < least:
                 raise InvalidInputError(f"{name} counts inner steps: an integer of at least {least}; got {value!r}.")
@@ -243,6 +245,16 @@ class HyperStepper:
             stationarity=stationarity,
             grad_norm=grad_norm,
             seconds=time.perf_counter() - start,
+        )
+
+
+def _refuse_ranks() -> None:
+    """Ranks that each solve on their own shard agree with nobody, silently; so far that is refused, not reduced."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise UnsupportedModelError(
+            f"torch.distributed runs with {distributed.get_world_size()} ranks, and hypergrad does not reduce over ranks "
+            "yet: each would take another outer step. Run in a single process."
         )
 
 

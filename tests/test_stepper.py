@@ -159,3 +159,10 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
         with pytest.raises(hypergrad.InvalidInputError, match=message):
             stepper.load_state_dict(bad)
     assert torch.equal(problem.hparams["log_decay"], before)
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(hypergrad.UnsupportedModelError, match="2 ranks.*single process"):
+        make()
