@@ -253,8 +253,8 @@ def _refuse_ranks() -> None:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise UnsupportedModelError(
-            f"torch.distributed runs with {distributed.get_world_size()} ranks, and hypergrad does not reduce over ranks "
-            "yet: each would take another outer step. Run in a single process."
+            f"torch.distributed runs with {distributed.get_world_size()} ranks, and hypergrad does not reduce over "
+            "ranks yet: each would take another outer step. Run in a single process."
         )
 
 
