@@ -69,6 +69,7 @@ class Minres:
         check_system(A, b, x0)
         eps = torch.finfo(b.dtype).eps
         enough = max(self.tol, eps)
+        rounding = 10 * eps  # relative to the largest entry of the tridiagonal matrix
         x, r, matvecs = start(A, b, x0)
         # In units of ||b||, so that squares of a tiny gradient do not underflow.
         unit = norm(b)
@@ -94,11 +95,14 @@ class Minres:
             above2 = sin_old * beta
             above1 = cos * cos_old * beta + sin * alpha
             pivot = cos * alpha - sin * cos_old * beta
+            size = alpha.abs() + beta + beta_next
+            finite = size.isfinite()
+            largest = torch.where(finite, torch.maximum(largest, size), largest)
+            # At the level of rounding the Krylov space is exhausted: the next direction would be noise.
+            beta_next = torch.where(beta_next > rounding * largest, beta_next, 0.0)
             diagonal = torch.hypot(pivot, beta_next)
-            finite = diagonal.isfinite()
-            largest = torch.where(finite, torch.maximum(largest, alpha.abs() + beta + beta_next), largest)
-            # A diagonal of 0 is a breakdown: A is singular on the Krylov space. Masks freeze everything from here on.
-            good = alive & finite & (diagonal > eps * largest)
+            # A diagonal of 0 then says that A is singular there. Masks freeze everything from here on.
+            good = alive & finite & (diagonal > rounding * largest)
             stuck, broken = stuck | (alive & finite & good.logical_not()), broken | (alive & finite.logical_not())
             cos_old, sin_old = cos, sin
             cos, sin = divide(pivot, diagonal), divide(beta_next, diagonal)

@@ -95,7 +95,9 @@ class Nystrom:
                 f"in {basis.dtype} on {basis.device}. It comes from another problem: start from state=None."
             )
         inside = basis.T @ b  # (k,)
-        x = basis @ (inside / (values + self.rho)) + (b - basis @ inside) / self.rho
+        outside = b - basis @ inside
+        outside = outside - basis @ (basis.T @ outside)  # a second time, because rounding is divided by rho
+        x = basis @ (inside / (values + self.rho)) + outside / self.rho
         return Solution(x=x, status=status, matvecs=matvecs, state={**held, "age": held["age"] + 1}, detail=detail)
 
     def _sketch(self, A: LinearOperator, rank: int, count: int) -> tuple[Tensor, Tensor, float]:

@@ -1,0 +1,59 @@
+"""Fixed-budget solvers do not wait for the device: under fake CUDA tensors every hidden read by the host raises."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from hypergrad import solvers
+from hypergrad.solvers import conjugate_gradient, minres, neumann, nystrom
+from hypergrad.testing import DenseOperator
+
+FIXED = [
+    ("neumann", {"num_hvps": 7, "alpha": 0.1}, 1),
+    ("neumann", {"num_hvps": 7, "alpha": "auto"}, 1),
+    ("cg", {"max_steps": 7, "tol": 0.0}, 1),
+    ("minres", {"max_steps": 7, "tol": 0.0}, 1),
+    ("nystrom", {"rank": 3}, 1),
+    ("first_order", {}, 0),
+]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The products made before each permitted read."""
+    made = []
+
+    def read(*values):
+        made.append(read.operator.matvecs)
+        return [1.0] * len(values)
+
+    for module in (neumann, conjugate_gradient, minres, nystrom):
+        monkeypatch.setattr(module, "to_host", read)
+    read.made = made
+    return read
+
+
+def test_the_method_sees_a_hidden_read():
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+        bool(torch.empty(3, device="cuda").sum() > 0)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(("name", "options", "count"), FIXED)
+def test_a_fixed_budget_reads_once_and_after_the_last_product(name, options, count, warm, reads):
+    with FakeTensorMode():
+        reads.operator = DenseOperator(torch.empty(9, 9, device="cuda"))
+        b = torch.empty(9, device="cuda")
+        solution = solvers.get(name, **options).solve(reads.operator, b, x0=torch.empty_like(b) if warm else None)
+        assert solution.x.device.type == "cuda"
+    assert reads.made == [solution.matvecs] * count
+
+
+@pytest.mark.parametrize("name", ["cg", "minres"])
+@pytest.mark.parametrize(("check_every", "made"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6])])
+def test_a_tolerance_reads_every_check_every_steps(name, check_every, made, reads):
+    with FakeTensorMode():
+        reads.operator = DenseOperator(torch.empty(9, 9, device="cuda"))
+        solver = solvers.get(name, max_steps=7, check_every=check_every)
+        solver.solve(reads.operator, torch.empty(9, device="cuda"))
+    assert reads.made == [*made, 7]
