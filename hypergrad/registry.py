@@ -2,8 +2,9 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from hypergrad.errors import InvalidInputError, UnknownNameError
 
@@ -68,6 +69,55 @@ class Registry(Generic[T]):
             loaded: type[T] = getattr(importlib.import_module(module), attribute)
             self._entries[name] = loaded
             return loaded
+        return entry
+
+    def options(self, name: str) -> tuple[list[str] | None, list[str]]:
+        """The options of the class under ``name`` (None when it takes any), and those of them without a default."""
+        cls = self.lookup(name)
+        parameters = list(inspect.signature(cls).parameters.values())
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        required = [p.name for p in named if p.default is p.empty]
+        kinds = [p.kind for p in parameters]
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            # (*args, **kwargs) is a constructor that was inherited and takes nothing, as torch.nn.Module's.
+            return ([] if inspect.Parameter.VAR_POSITIONAL in kinds else None), required
+        return [p.name for p in named], required
+
+    def make(self, name: str, options: Mapping[str, Any]) -> T:
+        """An instance of the class under ``name``.
+
+        Raises:
+            UnknownNameError: no such name.
+            InvalidInputError: an option that the class does not have, or one that it needs and did not get; the
+                message lists those it has. Or a value that its constructor refuses.
+        """
+        known, required = self.options(name)
+        listed = ", ".join(known or required) or "none"
+        for option, value in options.items():
+            if known is not None and option not in known:
+                raise InvalidInputError(
+                    f"The {self._kind} {name!r} has no option {option!r} (got {option}={value!r})."
+                    f"{closest(option, known)} Options: {listed}."
+                )
+        missing = [option for option in required if option not in options]
+        if missing:
+            raise InvalidInputError(
+                f"The {self._kind} {name!r} needs the option {missing[0]!r}, which was not given: "
+                f"get({name!r}, {missing[0]}=...). Options: {listed}."
+            )
+        return self.lookup(name)(**options)
+
+    def refuse_options(self, entry: T, options: Mapping[str, Any]) -> T:
+        """``entry``, an object that has its options already.
+
+        Raises:
+            InvalidInputError: options were given beside it.
+        """
+        if options:
+            raise InvalidInputError(
+                f"Options {sorted(options)} were given beside the {self._kind} {type(entry).__name__}, which has "
+                "its own; give them to its class."
+            )
         return entry
 
     def names(self) -> list[str]:

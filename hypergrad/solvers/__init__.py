@@ -1,10 +1,9 @@
 """Inverse-Hessian solvers: ``get(name, **options)``, ``names()``, and the registration of new ones."""
 
-import dataclasses
 from typing import Any
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.registry import Registry, closest
+from hypergrad.registry import Registry
 from hypergrad.solvers.base import LinearOperator, Solution, Solver, Status
 
 _registry: Registry[Solver] = Registry(
@@ -41,26 +40,13 @@ def get(solver: str | Solver, **options: Any) -> Solver:
         >>> hypergrad.solvers.get("neumann", num_hvps=3).num_hvps
         3
     """
-    if not isinstance(solver, str):
-        if not isinstance(solver, Solver) or isinstance(solver, type):
-            raise InvalidInputError(
-                f"A solver is a registered name ({', '.join(names())}) or an object with a solve method; "
-                f"got {solver!r}."
-            )
-        if options:
-            raise InvalidInputError(
-                f"Options {sorted(options)} go to the solver's class, not beside the object {solver!r}."
-            )
-        return solver
-    cls = _registry.lookup(solver)
-    known = [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else None
-    for option in options:
-        if known is not None and option not in known:
-            raise InvalidInputError(
-                f"Solver {solver!r} has no option {option!r} (got {option}={options[option]!r})."
-                f"{closest(option, known)} Options: {', '.join(known) or 'none'}."
-            )
-    return cls(**options)
+    if isinstance(solver, str):
+        return _registry.make(solver, options)
+    if not isinstance(solver, Solver) or isinstance(solver, type):
+        raise InvalidInputError(
+            f"A solver is a registered name ({', '.join(names())}) or an object with a solve method; got {solver!r}."
+        )
+    return _registry.refuse_options(solver, options)
 
 
 __all__ = ["LinearOperator", "Solution", "Solver", "Status", "get", "names", "register_solver"]

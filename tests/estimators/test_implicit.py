@@ -170,3 +170,10 @@ def test_mixed_precision_of_parameters_is_solved_in_the_higher():
     )
     assert result.solution.x.dtype is DOUBLE
     torch.testing.assert_close(result.solution.x, torch.full((4,), 0.5, dtype=DOUBLE))
+
+
+def test_an_estimator_by_name_that_needs_more_says_so():
+    with pytest.raises(hypergrad.InvalidInputError, match="'unrolled' needs the option 'optimizer'"):
+        hypergrad.estimators.get("unrolled", steps=2)
+    with pytest.raises(hypergrad.InvalidInputError, match=r"\['damping'\] were given beside the estimator Implicit"):
+        hypergrad.estimators.get(hypergrad.estimators.Implicit(), damping=1.0)

@@ -112,7 +112,7 @@ def test_keyword_arguments_stay_open(extra):
         (
             lambda: families.get(SampleWeights(2), initial=1.0),
             InvalidInputError,
-            r"\['initial'\] go to the family's class",
+            r"\['initial'\] were given beside the family SampleWeights",
         ),
         (lambda: families.register_family("linear")(nn.Linear), InvalidInputError, "subclass of HyperparameterFamily"),
         (lambda: families.register_family("weight_decay")(SampleWeights), InvalidInputError, "already taken"),
