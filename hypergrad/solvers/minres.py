@@ -98,10 +98,9 @@ class Minres:
             size = alpha.abs() + beta + beta_next
             finite = size.isfinite()
             largest = torch.where(finite, torch.maximum(largest, size), largest)
-            # At the level of rounding the Krylov space is exhausted: the next direction would be noise.
-            beta_next = torch.where(beta_next > rounding * largest, beta_next, 0.0)
             diagonal = torch.hypot(pivot, beta_next)
-            # A diagonal of 0 then says that A is singular there. Masks freeze everything from here on.
+            # A diagonal at the level of rounding: the Krylov space is exhausted, and A singular on it. Masks freeze
+            # everything from here on.
             good = alive & finite & (diagonal > rounding * largest)
             stuck, broken = stuck | (alive & finite & good.logical_not()), broken | (alive & finite.logical_not())
             cos_old, sin_old = cos, sin

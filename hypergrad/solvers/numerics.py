@@ -80,7 +80,7 @@ def ritz(v: Tensor, Av: Tensor, AAv: Tensor | None) -> tuple[Tensor, Tensor]:
     By Cauchy interlacing ``lambda_min <= low`` and ``high <= lambda_max``, so either is a certificate. Without
     ``AAv``, or where ``v`` is an eigenvector up to rounding, both are the Rayleigh quotient of ``v``.
     """
-    size = norm(v)  # a residual close to underflow must not lose its digits in the products below
+    size = v.abs().max()  # squares of a residual close to underflow must not lose their digits
     v, Av = divide(v, size), divide(Av, size)
     vv = v.dot(v)
     a = divide(v.dot(Av), vv)

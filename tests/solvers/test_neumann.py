@@ -209,3 +209,18 @@ def test_auto_on_negative_curvature_only_reports_it(system):
 def test_safety_scales_alpha(system):
     matrix, b = system([8.0])
     assert Neumann(alpha="auto", safety=0.5).solve(DenseOperator(matrix), b).state["alpha"] == pytest.approx(0.5 / 8)
+
+
+def test_auto_recovers_from_the_state_of_a_zero_right_hand_side(system):
+    matrix, b = system([0.5, 1.0, 3.0, 8.0])
+    solver = Neumann(alpha="auto")
+    state = solver.solve(DenseOperator(matrix), torch.zeros_like(b)).state
+    solution = solver.solve(DenseOperator(matrix), b, state=state)
+    assert (solution.status, solution.matvecs) == (Status.TRUNCATED, 1 + 5)
+    assert 1 <= solution.state["alpha"] * 8 < 2
+
+
+def test_auto_heeds_negative_curvature_that_is_larger_than_the_positive(system):
+    matrix, b = system([-10.0, 0.1, 1.0])
+    solution = Neumann(alpha="auto", power_iterations=10).solve(DenseOperator(matrix), b)
+    assert solution.state["alpha"] == pytest.approx(1 / 10, rel=1e-3)

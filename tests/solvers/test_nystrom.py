@@ -71,3 +71,19 @@ def test_curvature_below_minus_rho_is_reported(system):
     assert "-3, below -rho = -0.01" in solution.detail
     damped = Nystrom(rank=3, rho=4.0).solve(DenseOperator(matrix), b)
     assert damped.status is Status.TRUNCATED
+
+
+@pytest.mark.parametrize("rho", [1e-12, 1e-6])
+def test_a_sketch_of_full_rank_allows_a_tiny_rho(rho, system):
+    """What rounding leaves outside of the sketch is divided by rho."""
+    matrix, b = system([1.0, 2.0, 3.0, 4.0, 5.0])
+    x = Nystrom(rank=5, rho=rho).solve(DenseOperator(matrix), b).x
+    torch.testing.assert_close(x, shifted(matrix, b, rho), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rank_above_that_of_the_matrix_adds_no_rounding_in_float32(seed, system):
+    matrix, b = system([0.0] * 40 + [1.0, 30.0, 900.0], seed, torch.float32)
+    x = Nystrom(rank=30, rho=1e-2, seed=seed).solve(DenseOperator(matrix), b).x
+    expected = shifted(matrix.double(), b.double(), 1e-2)
+    assert float((x - expected).norm() / expected.norm()) < 2e-2
