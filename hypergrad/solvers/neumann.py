@@ -200,6 +200,9 @@ class _Series:
             return _Verdict(Status.NONFINITE, alpha, 0.0, "")
         if not finite:  # grew until it overflowed
             return _diverged(alpha, (1 + growth) / alpha)
+        if norms[-1] <= torch.finfo(self.x.dtype).eps ** 2 * norms[0]:
+            # Nothing is left, and what the last vectors say may be the rounding of subnormal numbers.
+            return _Verdict(Status.TRUNCATED, alpha, 0.0, "")
         if alpha * hi > 2 * tolerance:
             return _diverged(alpha, hi)
         if growth > tolerance:

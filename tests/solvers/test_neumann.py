@@ -130,6 +130,18 @@ def test_no_alarm_below_the_bound(system):
                     assert solver.solve(DenseOperator(matrix), b).status is Status.TRUNCATED
 
 
+def test_no_alarm_from_a_residual_that_has_underflowed():
+    """Products with subnormal numbers have no correct digit left; here they are five times too large."""
+
+    class Subnormal(DenseOperator):
+        def __matmul__(self, v):
+            return super().__matmul__(v) * (5 if float(v.abs().max()) < 1e-35 else 1)
+
+    solution = Neumann(num_hvps=38, alpha=0.9).solve(Subnormal(torch.eye(2)), torch.ones(2))
+    assert solution.status is Status.TRUNCATED
+    torch.testing.assert_close(solution.x, torch.ones(2))
+
+
 def test_past_the_bound_a_failure_is_a_divergence_and_never_negative_curvature(system):
     """A positive definite matrix is never called indefinite; at 1.5 times the bound, 5 products suffice to see it."""
     for seed in range(20):
