@@ -25,6 +25,7 @@ class Recipe:
         max_angle: validation and test images are rotated by up to this many degrees, training images are not.
         mean, std: of the pixels, for the network's normalisation.
         channels: of the small CNN.
+        side: height and width of the images.
         epochs, batch_size: the last, incomplete batch of an epoch is dropped.
         lr, momentum, weight_decay: SGD with Nesterov momentum, cosine to zero; the decay is part of the loss.
         operations, stages, temperature: the policy.
@@ -41,7 +42,8 @@ class Recipe:
     std: float
     operations: tuple[str, ...]
     max_angle: float = 0.0
-    channels: tuple[int, int, int] = (16, 32, 24)
+    side: int = 28
+    channels: tuple[int, int, int] = (16, 32, 16)
     epochs: int = 40
     batch_size: int = 64
     lr: float = 0.05
@@ -55,7 +57,7 @@ class Recipe:
     val_batch_size: int = 64
     watched: str | None = None
     seeds: int = 10
-    probe_channels: tuple[int, int, int] = (4, 6, 8)
+    probe_channels: tuple[int, int, int] = (4, 6, 4)
     probe_steps: int = 300
     probe_batch: int = 128
 
@@ -82,7 +84,8 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(
-        data="digits", sizes=(600, 400, 797), mean=0.305, std=0.376, operations=GREY_OPERATIONS, epochs=30, every=5,
+        data="digits", sizes=(600, 400, 797), mean=0.305, std=0.376, operations=GREY_OPERATIONS, side=8, epochs=30,
+        seeds=5,
     ),
     "fashion-mnist": Recipe(
         data="fashion-mnist", sizes=(54_000, 6_000, 10_000), mean=0.286, std=0.353, operations=GREY_OPERATIONS,
@@ -102,5 +105,5 @@ def smoke(recipe: Recipe) -> Recipe:
     sizes = (min(recipe.sizes[0], 256), min(recipe.sizes[1], 128), min(recipe.sizes[2], 256))
     return replace(
         recipe, sizes=sizes, epochs=3, batch_size=64, val_batch_size=64, every=3, seeds=2,
-        channels=(4, 6, 8), probe_steps=20, probe_channels=(2, 3, 4), probe_batch=32,
+        channels=(4, 6, 4), probe_steps=20, probe_channels=(2, 3, 2), probe_batch=32,
     )  # fmt: skip

@@ -29,7 +29,7 @@ def _build(recipe: Recipe, row: Row, seed: int, channels: tuple[int, int, int]) 
     """Network and policy; the same initial network for every row of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hypergrad.keys.derive(seed, "init"))
-        model = SmallCNN(channels, mean=recipe.mean, std=recipe.std)
+        model = SmallCNN(channels, recipe.side, mean=recipe.mean, std=recipe.std)
     family = hypergrad.families.get(
         "madao",
         stages=recipe.stages,

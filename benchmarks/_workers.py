@@ -19,6 +19,8 @@ from _recipe import Recipe
 from _rows import Row, import_files, parse_rows
 from _study import probe_cells, train_cell
 
+import hypergrad
+
 #: What a worker tells: ("steps", n, "") or ("cell", 1, a line about it) or ("error", 0, a traceback).
 Event = tuple[str, int, str]
 Emit = Callable[[Event], None]
@@ -71,17 +73,20 @@ def run_seed(plan: Plan, seed: int, emit: Emit) -> None:
     if not missing:
         return
     recipe = plan.recipe
-    splits = load(recipe.data, seed, recipe.sizes, recipe.max_angle, plan.data_dir)
+    # A stream of the study's own: no draw of it was seen while its recipe was chosen.
+    draws = hypergrad.keys.derive("table5", seed)
+    splits = load(recipe.data, draws, recipe.sizes, recipe.max_angle, plan.data_dir)
     # The first steps of a process are slow (allocator, lazy imports), and would be charged to the fixed policy.
-    train_cell(replace(recipe, epochs=1, sizes=(4 * recipe.batch_size, *recipe.sizes[1:])), rows[0], seed, splits)
+    train_cell(replace(recipe, epochs=1, sizes=(4 * recipe.batch_size, *recipe.sizes[1:])), rows[0], draws, splits)
     reference: dict[str, Any] = {}
     for row in [rows[0], *(row for row in missing if row is not rows[0])]:
-        cell = train_cell(recipe, row, seed, splits, lambda done: emit(("steps", done, "")))
+        cell = train_cell(recipe, row, draws, splits, lambda done: emit(("steps", done, "")))
         if not reference:
             reference = cell
         shown = "failed" if cell["test_error"] is None else f"error {cell['test_error']:.2f} %"
         if row in missing:
             cell |= {
+                "seed": seed,
                 "fixed_seconds": reference["seconds"],
                 "fixed_cpu_seconds": reference["cpu_seconds"],
                 "digest": cell_digest(recipe, row, seed),

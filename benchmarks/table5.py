@@ -105,7 +105,7 @@ def collect(plan: Plan, command: str, is_smoke: bool) -> dict[str, Any]:
         "commits": sorted({cell["commit"] for cell in cells if cell and cell["commit"]}),
         "environment": environment() | {"hypergrad": metadata.version("hypergrad-toolkit")},
         "recipe": plan.recipe.as_dict(),
-        "parameters": parameter_count(SmallCNN(plan.recipe.channels)),
+        "parameters": parameter_count(SmallCNN(plan.recipe.channels, plan.recipe.side)),
         "probe_damping": PROBE_DAMPING,
         "seeds": list(plan.seeds),
         "rows": [{"label": row.label, "name": row.name, "options": row.options} for row in rows],
