@@ -1,7 +1,7 @@
 """The networks that the benchmarks train."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,12 @@ class SmallCNN(nn.Module):
         size: height and width of the images.
         num_classes: outputs.
         mean, std: of the data; inputs come in [0, 1] and are normalised here, behind the augmentation.
+        activation: after each convolution.
     """
 
     def __init__(
         self, channels: Sequence[int] = (16, 32, 16), size: int = 28, num_classes: int = 10, mean: float = 0.0,
-        std: float = 1.0,
+        std: float = 1.0, activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:  # fmt: skip
         super().__init__()
         first, second, third = channels
@@ -34,11 +35,12 @@ class SmallCNN(nn.Module):
         left = math.ceil(size / 8)
         self.linear = nn.Linear(third * left * left, num_classes)
         self.mean, self.std = mean, std
+        self.activation = activation
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 1, H, W) -> (B, num_classes)
         x = (images - self.mean) / self.std
         for convolution in (self.conv1, self.conv2, self.conv3):
-            x = F.relu(convolution(x))
+            x = self.activation(convolution(x))
         return self.linear(x.flatten(1))
 
 

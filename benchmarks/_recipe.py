@@ -33,7 +33,8 @@ class Recipe:
         val_batch_size: images in the outer loss of one update.
         watched: the operation that the policy ought to find, or None where no answer is known.
         seeds: how many by default.
-        probe_channels, probe_steps, probe_batch: the small sub-problem on which rows are compared with ``dense``.
+        probe_channels, probe_steps, probe_batch: the small sub-problem on which rows are compared with ``dense``;
+            steps of L-BFGS.
     """
 
     data: str
@@ -58,7 +59,7 @@ class Recipe:
     watched: str | None = None
     seeds: int = 10
     probe_channels: tuple[int, int, int] = (4, 6, 4)
-    probe_steps: int = 300
+    probe_steps: int = 1000
     probe_batch: int = 128
 
     @property
@@ -77,8 +78,10 @@ class Recipe:
 
     def digest(self, **more: Any) -> str:
         """A hash of the recipe and ``more``: equal exactly when a finished cell can be used again."""
-        # The number of seeds says how many cells there are, not what is in one.
-        content = {key: value for key, value in self.as_dict().items() if key != "seeds"} | more
+        # The number of seeds says how many cells there are, not what is in one; the sub-problem is no cell's.
+        probe = more.get("probe", False)
+        kept = {k: v for k, v in self.as_dict().items() if k != "seeds" and (probe or not k.startswith("probe_"))}
+        content = kept | more
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,11 +94,14 @@ RECIPES = {
         data="fashion-mnist", sizes=(54_000, 6_000, 10_000), mean=0.286, std=0.353, operations=GREY_OPERATIONS,
         epochs=10, batch_size=128, every=20, val_batch_size=128, seeds=3,
     ),
-    # Upright training images, rotated validation and test images: the policy has to find Rotate.
+    # Upright training images, rotated validation and test images: the policy has to find Rotate. Shears are left out,
+    # because two of them make a rotation (the error is the same with them, but pi then has no single right answer).
     "fashion-mnist:rotated": Recipe(
         data="fashion-mnist:rotated", sizes=(2_000, 1_000, 4_000), mean=0.286, std=0.353, max_angle=25.0,
-        operations=("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Invert", "Solarize", "Contrast"),
-        watched="Rotate",
+        operations=(
+            "TranslateX", "TranslateY", "Rotate", "Invert", "Solarize", "Contrast", "Brightness", "Sharpness",
+        ),
+        val_batch_size=256, watched="Rotate",
     ),
 }  # fmt: skip
 

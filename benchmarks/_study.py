@@ -19,17 +19,18 @@ from torch import nn
 
 import hypergrad
 from hypergrad.estimators.implicit import Implicit
+from hypergrad.linearization import Linearization
 from hypergrad.memory import peak_memory
 
 #: Called with the number of steps that were done since the last call.
 Report = Callable[[int], None]
 
 
-def _build(recipe: Recipe, row: Row, seed: int, channels: tuple[int, int, int]) -> tuple[nn.Module, Any]:
+def _build(recipe: Recipe, row: Row, seed: int, channels: tuple[int, int, int], **model: Any) -> tuple[nn.Module, Any]:
     """Network and policy; the same initial network for every row of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hypergrad.keys.derive(seed, "init"))
-        model = SmallCNN(channels, recipe.side, mean=recipe.mean, std=recipe.std)
+        network = SmallCNN(channels, recipe.side, mean=recipe.mean, std=recipe.std, **model)
     family = hypergrad.families.get(
         "madao",
         stages=recipe.stages,
@@ -37,7 +38,7 @@ def _build(recipe: Recipe, row: Row, seed: int, channels: tuple[int, int, int]) 
         temperature=recipe.temperature,
         selection=row.selection,
     )
-    return model, family
+    return network, family
 
 
 def _batches(part: Part, size: int, seed: int, stream: str) -> Any:
@@ -181,56 +182,81 @@ def _flat(grads: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([grads[key].reshape(-1) for key in sorted(grads)])
 
 
-#: The oracle's damping: the Hessian of a network at a trained point has eigenvalues around 0 of either sign.
+#: The oracle's damping, the same as the default of the CG row.
 PROBE_DAMPING = 0.01
+
+#: Of the sub-problem: strong enough for L-BFGS to reach a minimum.
+PROBE_WEIGHT_DECAY = 0.0015
 
 
 def probe_cells(recipe: Recipe, rows: list[Row], directory: Path = FASHION_DIRECTORY) -> Iterator[dict[str, Any]]:
     """The cosine of every row's hypergradient to that of the ``dense`` solver, where that one is affordable.
 
-    The same network cut to some hundred parameters, trained under the fixed policy, in float64; one batch, one draw of
-    the policy's noise, the row's own selection gradient on both sides, so that only the solve differs.
+    The same network cut to some hundred parameters and made smooth (SiLU), in float64, at a minimum of the inner loss
+    of one batch under one draw of the policy's noise: there the Hessian has no negative eigenvalue to speak of, and
+    the exact hypergradient is defined.
+    (At a point of a running training it is not: with eigenvalues on both sides of 0 the dense solve has any sign.)
+    Rows differ in the solve alone: the same batches and noise, the row's own selection gradient on both sides.
     """
-    seed = 0
-    splits = load(recipe.data, seed, recipe.sizes, recipe.max_angle, directory)
+    splits = load(recipe.data, 0, recipe.sizes, recipe.max_angle, directory)
+    key = hypergrad.keys.derive("table5", "probe")
+    inner_batch, outer_batch = (
+        _batches(Part(part.images.double(), part.labels), recipe.probe_batch, 0, name).batch(0)
+        for part, name in ((splits.train, "train"), (splits.val, "val"))
+    )
     weights: dict[str, torch.Tensor] = {}
+    point: dict[str, float] = {}
     oracles: dict[str, torch.Tensor] = {}
     for row in rows:
         if not row.learns:
             continue
-        model, family = _build(recipe, row, seed, recipe.probe_channels)
+        model, family = _build(recipe, row, 0, recipe.probe_channels, activation=F.silu)
         model.double(), family.double()
-        problem = hypergrad.BilevelProblem.for_model(model, family, weight_decay=recipe.weight_decay)
-        train, val = (
-            _batches(Part(part.images.double(), part.labels), recipe.probe_batch, seed, name)
-            for part, name in ((splits.train, "train"), (splits.val, "val"))
-        )
-        model.train()
+        objective = hypergrad.ModelObjective(model, family, weight_decay=PROBE_WEIGHT_DECAY)
+        inner, outer = objective.losses(key)
         if not weights:
-            _train_probe(recipe, model, _stepper(recipe, row, seed, problem), train)
-            weights = {key: value.clone() for key, value in model.state_dict().items()}
+            point = _minimise(inner, objective, inner_batch, recipe.probe_steps)
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(weights)
 
-        def grads(estimator: Any, row: Row = row, problem: Any = problem, train: Any = train, val: Any = val) -> Any:
-            stepper = _stepper(recipe, row, seed, problem, estimator)
-            return _flat(stepper.hypergradient(train.batch(0), val.batch(0)).grads)
+        def grads(estimator: Any, objective: Any = objective, inner: Any = inner, outer: Any = outer) -> torch.Tensor:
+            found = estimator.estimate(
+                inner, outer, objective.params, objective.hparams, inner_batch=inner_batch, outer_batch=outer_batch
+            )
+            return _flat(found.grads)
 
         if row.selection not in oracles:
             oracles[row.selection] = grads(Implicit(solver="dense", damping=PROBE_DAMPING, on_failure="ignore"))
-        found = grads(row.estimator(recipe.lr, seed))
+        found = grads(row.estimator(recipe.lr, 0))
         yield {
             "row": row.label,
             "cosine": float(F.cosine_similarity(found, oracles[row.selection], dim=0)),
+            **point,
             "parameters": parameter_count(model),
             "hyperparameters": len(found),
         }
 
 
-def _train_probe(recipe: Recipe, model: nn.Module, stepper: Any, train: Any) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.probe_steps)
-    for step in range(recipe.probe_steps):
+def _minimise(inner: Callable[..., torch.Tensor], objective: Any, batch: Any, steps: int) -> dict[str, float]:
+    """Bring the parameters to a minimum of the frozen inner loss by L-BFGS; what kind of point that is."""
+    params = list(objective.params.values())
+    hparams = {name: value.detach() for name, value in objective.hparams.items()}
+    optimizer = torch.optim.LBFGS(
+        params, max_iter=steps, history_size=50, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        stepper.loss(train.batch(step)).backward()
-        optimizer.step()
-        scheduler.step()
+        loss = inner(objective.params, hparams, *batch)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.zero_grad()
+    A = Linearization(lambda w, h: inner(w, h, *batch), objective.params, hparams)
+    curvature = torch.linalg.eigvalsh(A.dense())
+    return {
+        "inner_gradient_norm": float(A.gradient.norm()),
+        "lambda_min": float(curvature[0]),
+        "lambda_max": float(curvature[-1]),
+    }

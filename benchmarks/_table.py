@@ -83,8 +83,10 @@ def _legend(results: Results) -> list[str]:
     if probe is not None:
         lines.append(
             f"Cosine: of the row's hypergradient to that of the `dense` solver (damping {results['probe_damping']}) "
-            f"on a sub-problem with {probe['parameters']:,} parameters, {probe['hyperparameters']} hyperparameters, "
-            "float64, same batches, noise and selection gradient; one measurement a row."
+            f"on a sub-problem: the network cut to {probe['parameters']:,} parameters and made smooth, float64, at a "
+            "minimum of the inner loss of one batch with frozen noise (gradient norm "
+            f"{probe['inner_gradient_norm']:.2g}, curvature from {probe['lambda_min']:.2g} to "
+            f"{probe['lambda_max']:.3g}); same batches, noise and selection gradient; one measurement a row."
         )
     return lines
 
