@@ -25,7 +25,7 @@ REFERENCES = {
 CONTROLS = ("control:random", "control:flipped")
 
 #: Options that belong to the study and not to the solver.
-STUDY_OPTIONS = ("selection", "damping")
+STUDY_OPTIONS = ("selection", "damping", "outer_batch")
 
 #: What a row means where it says nothing else. The paper's J and alpha; CG gets as many products as Neumann.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -48,6 +48,9 @@ DEFAULT_ROWS = (
     "control:random",
     "control:flipped",
 )
+
+#: Rows that answer a question of one data set. Where Rotate should be found: does a quieter hypergradient find it?
+EXTRA_ROWS = {"fashion-mnist:rotated": ("neumann:outer_batch=256",)}
 
 
 class RowError(Exception):
@@ -134,6 +137,11 @@ class Row:
         """What is added to the diagonal of the inner Hessian."""
         return float(self.options.get("damping", 0.0))
 
+    @property
+    def outer_batch(self) -> int | None:
+        """Training images in the inner loss of an outer step; None: the batch of the last inner step."""
+        return self.options.get("outer_batch")
+
     def estimator(self, lr: float, seed: int) -> Any:
         """The estimator of this row.
 
@@ -217,6 +225,8 @@ def _check(row: Row, text: str) -> None:
         raise RowError(f"The row {row.name!r} ({REFERENCES[row.name]}) takes no options; got {text!r}.")
     if row.selection not in ("unbiased", "relaxed"):
         raise RowError(f"selection must be 'unbiased' or 'relaxed' (eq. (9)); got {row.selection!r} in --row {text}.")
+    if row.outer_batch is not None and (not isinstance(row.outer_batch, int) or row.outer_batch < 1):
+        raise RowError(f"outer_batch counts training images, at least 1; got {row.outer_batch!r} in --row {text}.")
     if row.name == "unrolled" and "damping" in row.options:
         raise RowError(f"The row 'unrolled' solves no linear system, so it has no damping (in --row {text}).")
     if row.learns:

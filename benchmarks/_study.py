@@ -113,12 +113,18 @@ def train_cell(
     stepper = _stepper(recipe, row, seed, problem)
     train = _batches(splits.train, recipe.batch_size, seed, "train")
     val = _batches(splits.val, recipe.val_batch_size, seed, "val")
+    # By default an outer step differentiates the inner loss of the last inner step's batch.
+    larger = None if row.outer_batch is None else _batches(splits.train, row.outer_batch, seed, "outer")
     inner_loss = _plain_loss(model, recipe.weight_decay) if row.name == "none" else stepper.loss
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
 
     model.train()
-    memory = _memory(stepper, inner_loss, train, val, optimizer) if row.learns else {"plain": None, "outer": None}
+    memory = (
+        _memory(stepper, inner_loss, train, larger or train, val, optimizer)
+        if row.learns
+        else {"plain": None, "outer": None}
+    )
     outer, failure, updates = _Outer(), None, 0
     wall, cpu = time.perf_counter(), time.process_time()
     try:
@@ -130,8 +136,9 @@ def train_cell(
             optimizer.step()
             scheduler.step()
             if row.learns:
-                # Bound now: the batch of an update is the one of its number, whatever the row.
-                record = stepper.step(batch, functools.partial(val.batch, updates))
+                # Bound now: the batches of an update are those of its number, whatever the row.
+                outer_batch = batch if larger is None else functools.partial(larger.batch, updates)
+                record = stepper.step(outer_batch, functools.partial(val.batch, updates))
                 if record is not None:
                     updates += 1
                     outer.add(record, family, recipe)
@@ -168,14 +175,14 @@ def _plain(value: torch.Tensor) -> Any:
     return [[round(x, 4) for x in stage] for stage in value.detach().double().reshape(len(value), -1).tolist()]
 
 
-def _memory(stepper: Any, inner_loss: Any, train: Any, val: Any, optimizer: Any) -> dict[str, int | None]:
+def _memory(stepper: Any, inner_loss: Any, train: Any, outer: Any, val: Any, optimizer: Any) -> dict[str, int | None]:
     """Peak bytes of one plain training step (forward and backward) and of one outer step, counted the same way."""
     batch, val_batch = train.batch(0), val.batch(0)
     optimizer.zero_grad()
     with peak_memory() as plain:
         inner_loss(batch).backward()
     optimizer.zero_grad()
-    return {"plain": plain.bytes, "outer": stepper.preflight(batch, val_batch).memory}
+    return {"plain": plain.bytes, "outer": stepper.preflight(outer.batch(0), val_batch).memory}
 
 
 def _flat(grads: dict[str, torch.Tensor]) -> torch.Tensor:

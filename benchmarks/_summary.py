@@ -152,6 +152,7 @@ def _fixed_alpha(row: Summary) -> bool:
         row.name == "neumann"
         and isinstance(row.options.get("alpha"), int | float)
         and row.options.get("selection", "unbiased") == "unbiased"
+        and "outer_batch" not in row.options
     )
 
 
@@ -164,7 +165,9 @@ def verdict(results: Results, summaries: Sequence[Summary]) -> list[str]:
     if main is not None and not main.diverged:
         for base, pair in main.against.items():
             lines.append(f"MADAO (Neumann, unbiased selection) {_verb(pair)} `{base}`: difference {_difference(pair)}.")
-    for label, what in (("neumann", "the unbiased selection gradient"), ("neumann:selection=relaxed", "eq. (9)")):
+    named = {"neumann": "the unbiased selection gradient", "neumann:selection=relaxed": "eq. (9)"}
+    larger = {label: f"the unbiased selection gradient (`{label}`)" for label in by_label if "outer_batch" in label}
+    for label, what in (named | larger).items():
         row = by_label.get(label)
         if watched and row is not None and row.watched_pi:
             values = sorted(row.watched_pi.values())

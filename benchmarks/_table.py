@@ -184,7 +184,7 @@ def _plot_trace(axis: Any, results: Results, watched: str) -> None:
     axis.set_ylabel(f"pi of {watched} (mean over stages and seeds)")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def render(results: Results, stem: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from _cells import cell_digest, cell_path, environment, probe_digest, probe_path
 from _images import DATASETS, FASHION_DIRECTORY, DataError, load
 from _models import SmallCNN, parameter_count
 from _recipe import RECIPES, smoke
-from _rows import DEFAULT_ROWS, RowError
+from _rows import DEFAULT_ROWS, EXTRA_ROWS, RowError
 from _study import PROBE_DAMPING
 from _table import render
 from _workers import Plan, StudyError, run
@@ -74,6 +74,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--smoke", action="store_true", help="a run of seconds that shows that the code works")
     result.add_argument("--render", type=Path, metavar="JSON", help="render table and plot from results, and stop")
     return result
+
+
+def _all_rows(data: str) -> tuple[str, ...]:
+    return DEFAULT_ROWS + EXTRA_ROWS.get(data, ())
 
 
 def command_line(arguments: argparse.Namespace) -> str:
@@ -142,7 +146,7 @@ def study(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     results_folder = arguments.results or (output if arguments.smoke else HERE / "results")
     plan = Plan(
         recipe=recipe,
-        rows=tuple(arguments.row or (SMOKE_ROWS if arguments.smoke else DEFAULT_ROWS)),
+        rows=tuple(arguments.row or (SMOKE_ROWS if arguments.smoke else _all_rows(arguments.data))),
         seeds=arguments.seeds or tuple(range(recipe.seeds)),
         output=output,
         imports=tuple(arguments.imports),

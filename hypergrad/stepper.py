@@ -110,12 +110,16 @@ class HyperStepper:
         after = self.inner_step + 1 - self.warmup
         return after > 0 and after % self.every == 0
 
-    def step(self, batch: Batch = None, val: Batch | Callable[[], Batch] = None) -> StepRecord | None:
+    def step(
+        self, batch: Batch | Callable[[], Batch] = None, val: Batch | Callable[[], Batch] = None
+    ) -> StepRecord | None:
         """Count an inner step; when one is due, take an outer step.
 
         Args:
-            batch: the training batch of the inner step just taken.
-            val: a validation batch, or a function that draws one, called only when it is needed.
+            batch: a training batch for the inner loss: that of the inner step just taken, or a larger one for a quieter
+                hypergradient.
+            val: a validation batch.
+                Either may be a function that draws the batch, called only when it is needed.
 
         Returns:
             The record of the outer step, or None when none was due.
@@ -128,7 +132,7 @@ class HyperStepper:
             self.inner_step += 1
             return None
         start = time.perf_counter()
-        result = self._estimate(batch, val() if callable(val) else val)
+        result = self._estimate(_drawn(batch), _drawn(val))
         self.inner_step += 1
         self.outer_step += 1
         record = self._record(result, start)
@@ -152,22 +156,24 @@ class HyperStepper:
         """The hypergradient that an outer step taken now would use; nothing changes."""
         return self._estimate(batch, val)
 
-    def preflight(self, batch: Batch = None, val: Batch | Callable[[], Batch] = None) -> StepRecord:
+    def preflight(
+        self, batch: Batch | Callable[[], Batch] = None, val: Batch | Callable[[], Batch] = None
+    ) -> StepRecord:
         """One discarded outer step now: its errors, seconds and memory, before hours of warm-up.
 
         Nothing changes: neither hyperparameters nor optimizer, counters nor solver state. On CPU the step is taken
         twice, because counting memory slows it down.
         """
-        drawn = val() if callable(val) else val
+        batch, val = _drawn(batch), _drawn(val)
         device = self._layout.device
         start = time.perf_counter()
-        result = self._estimate(batch, drawn)
+        result = self._estimate(batch, val)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         record = self._record(result, start)
         del result
         with peak_memory(device) as peak:
-            self._estimate(batch, drawn)
+            self._estimate(batch, val)
         return replace(record, memory=peak.bytes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,6 +252,10 @@ class HyperStepper:
             grad_norm=grad_norm,
             seconds=time.perf_counter() - start,
         )
+
+
+def _drawn(batch: Batch | Callable[[], Batch]) -> Batch:
+    return batch() if callable(batch) else batch
 
 
 def _refuse_ranks() -> None:

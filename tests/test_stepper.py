@@ -37,7 +37,7 @@ def test_an_outer_step_is_taken_every_so_many_calls_after_the_warmup_and_draws_t
     drawn = []
     _, stepper = make(every=3, warmup=4)
     taken = [
-        t for t in range(1, 14) if stepper.step(BATCH, lambda t=t: drawn.append(t) or BATCH) is not None
+        t for t in range(1, 14) if stepper.step(lambda: BATCH, lambda t=t: drawn.append(t) or BATCH) is not None
     ]  # fmt: skip
     assert taken == drawn == [7, 10, 13]
     assert (stepper.inner_step, stepper.outer_step) == (13, 3)

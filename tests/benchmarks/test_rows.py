@@ -65,7 +65,7 @@ def test_controls_take_the_options_of_their_solver() -> None:
         ("", r"Unknown row ''"),
         (
             "neumann:alhpa=0.1",
-            r"no option 'alhpa'.*Did you mean 'alpha'.*Options of the study itself: selection, damping",
+            r"no option 'alhpa'.*Did you mean 'alpha'.*Options of the study itself: selection, damping, outer_batch",
         ),
         ("neumann:alpha", r"'alpha' in --row neumann:alpha is not option=value"),
         ("neumann:alpha=", r"is not option=value"),
@@ -74,6 +74,7 @@ def test_controls_take_the_options_of_their_solver() -> None:
         ("neumann:alpha=-1", r"alpha.*-1"),
         ("neumann:alpha=fast", r"alpha.*'auto'.*'fast'"),
         ("neumann:num_hvps=1.5", r"num_hvps.*1\.5"),
+        ("neumann:outer_batch=some", r"outer_batch counts training images.*'some'"),
         ("neumann:selection=best", r"selection must be 'unbiased' or 'relaxed'.*'best'"),
         ("cg:damping=-1", r"damping.*-1"),
         ("fixed:alpha=1", r"'fixed' .*takes no options"),
