@@ -30,6 +30,11 @@ def resolve(optimizer: OptimizerLike, tensors: TensorDict, name: str) -> torch.o
         if not isinstance(made, torch.optim.Optimizer):
             raise InvalidInputError(f"{name} must make a torch.optim.Optimizer; the factory returned {made!r}.")
         optimizer = made
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InvalidInputError(
+            f"{name} is LBFGS, which evaluates the loss itself several times a step; use SGD, Adam, RMSprop or another "
+            "optimizer that steps without a closure."
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [k for k, t in tensors.items() if id(t) not in held]
     extra = len(held) - (len(tensors) - len(missing))

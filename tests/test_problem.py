@@ -151,6 +151,7 @@ DECAYED = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3)
         (lambda: solve(learning_rate_problem()), r"\['lr'\] reach neither .* hypergrad.unrolled"),
         (lambda: solve(inner_optimizer=DECAYED), "weight_decay=0.001.* add it to inner_loss"),
         (lambda: solve(model_problem(), inner_optimizer=DECAYED), "SGD has weight_decay=0.001.*give weight_decay= to"),
+        (lambda: solve(inner_optimizer=torch.optim.LBFGS), "inner_optimizer is LBFGS.*use SGD"),
         (lambda: solve(outer_steps=0), "outer_steps must be .* got 0"),
         (lambda: solve(inner_steps=2.5), "inner_steps must be .* got 2.5"),
         (lambda: solve(solver="newton"), "Unknown solver 'newton'. Registered: cg, dense"),

@@ -1,5 +1,6 @@
 """Inverse-Hessian solvers: ``get(name, **options)``, ``names()``, and the registration of new ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hypergrad.errors import InvalidInputError
@@ -49,4 +50,24 @@ def get(solver: str | Solver, **options: Any) -> Solver:
     return _registry.refuse_options(solver, options)
 
 
-__all__ = ["LinearOperator", "Solution", "Solver", "Status", "get", "names", "register_solver"]
+def from_config(config: Mapping[str, Any]) -> Solver:
+    """A solver as a config file states it: ``{"name": ..., option: value, ...}``.
+
+    Raises:
+        InvalidInputError: no mapping, or one without a name.
+        UnknownNameError, InvalidInputError: see :func:`get`.
+
+    Example:
+        >>> import hypergrad
+        >>> hypergrad.solvers.from_config({"name": "neumann", "num_hvps": 3, "alpha": "auto"}).alpha
+        'auto'
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise InvalidInputError(
+            f"A solver in a config is a mapping with a name and options, {{'name': 'neumann', 'num_hvps': 5}}; "
+            f"got {config!r}."
+        )
+    return get(config["name"], **{option: value for option, value in config.items() if option != "name"})
+
+
+__all__ = ["LinearOperator", "Solution", "Solver", "Status", "from_config", "get", "names", "register_solver"]

@@ -172,6 +172,21 @@ def test_mixed_precision_of_parameters_is_solved_in_the_higher():
     torch.testing.assert_close(result.solution.x, torch.full((4,), 0.5, dtype=DOUBLE))
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "newton"}, "Unknown solver 'newton'"),
+        ({"name": "neumann", "num_hvp": 3}, "no option 'num_hvp'.*Did you mean 'num_hvps'"),
+        ({"name": "neumann", "alpha": -1}, "alpha must be .*-1"),
+        ({"num_hvps": 3}, "a mapping with a name and options.*got {'num_hvps': 3}"),
+        ("neumann", "a mapping with a name and options.*got 'neumann'"),
+    ],
+)
+def test_a_solver_in_a_config_is_checked(config, message):
+    with pytest.raises(hypergrad.InvalidInputError, match=message):
+        hypergrad.solvers.from_config(config)
+
+
 def test_an_estimator_by_name_that_needs_more_says_so():
     with pytest.raises(hypergrad.InvalidInputError, match="'unrolled' needs the option 'optimizer'"):
         hypergrad.estimators.get("unrolled", steps=2)
