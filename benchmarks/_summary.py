@@ -26,6 +26,7 @@ class Summary:
         against: the paired difference to each baseline (negative: this row is better), over the seeds of both.
         watched_pi: final probability of the watched operation, mean over stages, by seed.
         largest: in how many seeds that probability is the largest.
+        leads_a_stage: in how many seeds it is the largest of at least one stage.
         matvecs: mean number of Hessian products in a run.
         seconds: median over seeds of CPU seconds divided by those of the fixed policy's run in the same process.
         memory: peak bytes of an outer step divided by those of a plain training step, mean over seeds.
@@ -42,6 +43,7 @@ class Summary:
     against: Mapping[str, Paired]
     watched_pi: Mapping[int, float]
     largest: int
+    leads_a_stage: int
     matvecs: float
     seconds: float | None
     memory: float | None
@@ -105,6 +107,9 @@ def summarise(results: Results) -> list[Summary]:
                 against={base: pair for base, pair in against.items() if pair is not None},
                 watched_pi={seed: values[at] for seed, values in pi.items()},
                 largest=sum(values[at] == max(values) for values in pi.values()),
+                leads_a_stage=sum(
+                    any(stage[at] == max(stage) for stage in c["policy"]["pi"]) for c in found if c["seed"] in pi
+                ),
                 matvecs=sum(c["matvecs"] for c in found) / len(found) if found else 0.0,
                 seconds=median(ratios) if ratios else None,
                 memory=_mean([_ratio(c["memory"]["outer"], c["memory"]["plain"]) for c in found]),
@@ -162,6 +167,7 @@ def verdict(results: Results, summaries: Sequence[Summary]) -> list[str]:
     lines = []
     main = by_label.get("neumann")
     watched, n_ops = results["recipe"]["watched"], len(results["recipe"]["operations"])
+    stages = results["recipe"]["stages"]
     if main is not None and not main.diverged:
         for base, pair in main.against.items():
             lines.append(f"MADAO (Neumann, unbiased selection) {_verb(pair)} `{base}`: difference {_difference(pair)}.")
@@ -173,7 +179,8 @@ def verdict(results: Results, summaries: Sequence[Summary]) -> list[str]:
             values = sorted(row.watched_pi.values())
             lines.append(
                 f"With {what}, {watched} ends with the largest pi in {row.largest} of {len(values)} seeds "
-                f"(pi from {values[0]:.2f} to {values[-1]:.2f}; chance {1 / n_ops:.3f})."
+                f"(mean over the stages, from {values[0]:.2f} to {values[-1]:.2f}; chance {1 / n_ops:.3f}), and with "
+                f"the largest pi of at least one stage in {row.leads_a_stage} (chance {1 - (1 - 1 / n_ops) ** stages:.3f})."
             )
     relaxed = by_label.get("neumann:selection=relaxed")
     if main is not None and relaxed is not None:
