@@ -180,7 +180,7 @@ def verdict(results: Results, summaries: Sequence[Summary]) -> list[str]:
             lines.append(
                 f"With {what}, {watched} ends with the largest pi in {row.largest} of {len(values)} seeds "
                 f"(mean over the stages, from {values[0]:.2f} to {values[-1]:.2f}; chance {1 / n_ops:.3f}), and with "
-                f"the largest pi of at least one stage in {row.leads_a_stage} (chance {1 - (1 - 1 / n_ops) ** stages:.3f})."
+                f"the largest of a stage in {row.leads_a_stage} (chance {1 - (1 - 1 / n_ops) ** stages:.3f})."
             )
     relaxed = by_label.get("neumann:selection=relaxed")
     if main is not None and relaxed is not None:
