@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -162,4 +163,6 @@ def study(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: the workers are ended too, and do not go on alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

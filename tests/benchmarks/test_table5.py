@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,16 @@ def test_a_watched_operation_may_lead_one_stage_and_not_the_mean(results: dict) 
     told = "\n".join(verdict(results, summarise(results)))
     assert "Rotate ends with the largest pi in 3 of 4 seeds" in told
     assert "the largest of a stage in 4 (chance 0.234)" in told
+
+
+def test_sigterm_ends_the_workers_too(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "table5.py"
+    command = [sys.executable, str(script), "--smoke", "--workers", "1", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # "digits: 6 cells ...", just before the workers start
+    process.terminate()
+    # Their output goes to the same pipes, so this returns when no worker lives any more.
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Finished cells are kept" in told
+    assert len(list(tmp_path.rglob("*.json"))) < 6
