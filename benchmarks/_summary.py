@@ -185,6 +185,9 @@ def verdict(results: Results, summaries: Sequence[Summary]) -> list[str]:
     relaxed = by_label.get("neumann:selection=relaxed")
     if main is not None and relaxed is not None:
         lines += _compare("The unbiased selection gradient", main, "eq. (9)", relaxed)
+    for label in ("cg", "first_order", "unrolled", *larger):
+        if main is not None and label in by_label:
+            lines += _compare("Neumann (the row `neumann`)", main, f"`{label}`", by_label[label])
     auto = by_label.get("neumann:alpha=auto")
     usable = [row for row in summaries if _fixed_alpha(row) and not row.diverged and row.errors]
     if auto is not None and auto.errors and usable:

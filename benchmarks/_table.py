@@ -172,6 +172,7 @@ def plot(results: Results, path: Path) -> None:
 
 def _plot_trace(axis: Any, results: Results, watched: str) -> None:
     """Mean over seeds of pi of the watched operation during training."""
+    axis.set_prop_cycle(linestyle=["-"] * 10 + ["--"] * 10, color=[f"C{i % 10}" for i in range(20)])
     for row in results["rows"]:
         traces = [cell["trace"] for cell in results["cells"] if cell["row"] == row["label"] and cell["trace"]]
         length = min(map(len, traces), default=0)
