@@ -172,14 +172,16 @@ def plot(results: Results, path: Path) -> None:
 
 def _plot_trace(axis: Any, results: Results, watched: str) -> None:
     """Mean over seeds of pi of the watched operation during training."""
-    axis.set_prop_cycle(linestyle=["-"] * 10 + ["--"] * 10, color=[f"C{i % 10}" for i in range(20)])
+    drawn = 0
     for row in results["rows"]:
         traces = [cell["trace"] for cell in results["cells"] if cell["row"] == row["label"] and cell["trace"]]
         length = min(map(len, traces), default=0)
         if not length:
             continue
         steps = [traces[0][i]["step"] for i in range(length)]
-        axis.plot(steps, [sum(t[i]["pi"] for t in traces) / len(traces) for i in range(length)], label=row["label"])
+        mean = [sum(t[i]["pi"] for t in traces) / len(traces) for i in range(length)]
+        axis.plot(steps, mean, label=row["label"], color=f"C{drawn % 10}", linestyle="--" if drawn >= 10 else "-")
+        drawn += 1
     axis.axhline(1 / len(results["recipe"]["operations"]), color="grey", linestyle=":", linewidth=1)
     axis.set_xlabel("inner steps")
     axis.set_ylabel(f"pi of {watched} (mean over stages and seeds)")
