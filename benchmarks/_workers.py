@@ -73,7 +73,7 @@ def run_seed(plan: Plan, seed: int, emit: Emit) -> None:
     if not missing:
         return
     recipe = plan.recipe
-    # A stream of the study's own: no draw of it was seen while its recipe was chosen.
+    # A stream of the study's own, apart from the draws of the pilots (README.md says what was chosen when).
     draws = hypergrad.keys.derive("table5", seed)
     splits = load(recipe.data, draws, recipe.sizes, recipe.max_angle, plan.data_dir)
     # The first steps of a process are slow (allocator, lazy imports), and would be charged to the fixed policy.
