@@ -95,7 +95,7 @@ RECIPES = {
         epochs=10, batch_size=128, every=20, val_batch_size=128, seeds=3,
     ),
     # Upright training images, rotated validation and test images: the policy has to find Rotate. Shears are left out,
-    # because two of them make a rotation (the error is the same with them, but pi then has no single right answer).
+    # because two of them make a rotation, and pi then has no single right answer.
     "fashion-mnist:rotated": Recipe(
         data="fashion-mnist:rotated", sizes=(2_000, 1_000, 4_000), mean=0.286, std=0.353, max_angle=25.0,
         operations=(

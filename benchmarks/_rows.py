@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,13 +59,14 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wrapped:
+class _Wrapped(ABC):
     """An estimator that changes the direction of another one and keeps everything else about it."""
 
     inner: Implicit = field(default_factory=Implicit)
 
+    @abstractmethod
     def _change(self, grads: dict[str, Tensor], draws: int) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """The direction to take instead of ``grads``; ``draws`` counts the calls of a run."""
 
     def estimate(
         self, inner_loss: Any, outer_loss: Any, params: Any, hparams: Any, *,
