@@ -13,6 +13,10 @@ class UnknownNameError(InvalidInputError, LookupError):
     """A name is not in a registry; the message lists the names that are."""
 
 
+class MissingLibraryError(HypergradError, ImportError):
+    """An optional library cannot be imported; the message says how to install it."""
+
+
 class UnsupportedModelError(HypergradError, TypeError):
     """A model cannot be differentiated twice correctly (sharded, synchronised, wrapped)."""
 

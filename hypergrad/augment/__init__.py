@@ -1,5 +1,6 @@
 """Differentiable augmentation on batches of images in [0, 1]: operations, the policy, and the family ``madao``."""
 
+from hypergrad.augment.fixed import COMMON_OPERATIONS, FixedPolicy, auto_augment, rand_augment, trivial_augment_wide
 from hypergrad.augment.madao import Madao
 from hypergrad.augment.operations import (
     PAPER_OPERATIONS,
@@ -9,13 +10,20 @@ from hypergrad.augment.operations import (
     register_operation,
 )
 from hypergrad.augment.policy import Policy
+from hypergrad.augment.ranges import RANGES
 
 __all__ = [
+    "COMMON_OPERATIONS",
     "PAPER_OPERATIONS",
+    "RANGES",
+    "FixedPolicy",
     "Madao",
     "Operation",
     "Policy",
+    "auto_augment",
     "get_operation",
     "operation_names",
+    "rand_augment",
     "register_operation",
+    "trivial_augment_wide",
 ]

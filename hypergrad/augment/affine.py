@@ -40,6 +40,16 @@ def translate_y(fraction: Tensor, height: int, width: int) -> Tensor:  # (B, 2, 
     return _matrix(one, zero, zero, zero, one, 2 * fraction)
 
 
+def translate_x_pixels(pixels: Tensor, height: int, width: int) -> Tensor:  # (B, 2, 3)
+    """``x_in = x + pixels``; pixels ``(B,)``."""
+    return translate_x(pixels / width, height, width)
+
+
+def translate_y_pixels(pixels: Tensor, height: int, width: int) -> Tensor:  # (B, 2, 3)
+    """``y_in = y + pixels``; pixels ``(B,)``."""
+    return translate_y(pixels / height, height, width)
+
+
 def rotate(degrees: Tensor, height: int, width: int) -> Tensor:  # (B, 2, 3)
     """Counter-clockwise by an angle in degrees ``(B,)``."""
     angle = torch.deg2rad(degrees)

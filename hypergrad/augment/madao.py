@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import keys
-from hypergrad.augment.operations import PAPER_OPERATIONS
+from hypergrad.augment.operations import PAPER_OPERATIONS, Operation, StraightThrough
 from hypergrad.augment.policy import Policy, Selection
 from hypergrad.errors import InvalidInputError
 from hypergrad.families.base import Context, HyperparameterFamily
@@ -16,7 +16,8 @@ class Madao(HyperparameterFamily):
     """Augment the training images by a :class:`~hypergrad.augment.Policy` whose pi, mu and p are learnt.
 
     Args:
-        stages, operations, selection, temperature, selection_temperature: of the policy.
+        stages, operations, ranges, group_size, selection, temperature, selection_temperature, straight_through: of
+            the policy.
         mean, std: what the loader normalises by, one number or one per channel: images are brought back to [0, 1],
             augmented, and normalised again.
 
@@ -36,10 +37,13 @@ class Madao(HyperparameterFamily):
         self,
         *,
         stages: int = 2,
-        operations: Sequence[str] = PAPER_OPERATIONS,
+        operations: Sequence[str | Operation] = PAPER_OPERATIONS,
+        ranges: str = "madao",
+        group_size: int = 1,
         selection: Selection = "unbiased",
         temperature: float = 0.5,
         selection_temperature: float | None = None,
+        straight_through: StraightThrough = "surrogate",
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
     ) -> None:
@@ -47,9 +51,12 @@ class Madao(HyperparameterFamily):
         self.policy = Policy(
             stages,
             operations,
+            ranges=ranges,
+            group_size=group_size,
             selection=selection,
             temperature=temperature,
             selection_temperature=selection_temperature,
+            straight_through=straight_through,
         )
         means, stds = _per_channel(mean, "mean"), _per_channel(std, "std")
         if not bool((stds > 0).all()):
@@ -71,12 +78,27 @@ class Madao(HyperparameterFamily):
             mean, std = self._statistics(images)
             images = (images - mean) / std
         if ctx.soft and self.policy.selection == "unbiased":
-            return images, targets, log_prob
+            return images, targets, self._for_leave_one_out(log_prob)
         return images, targets
 
     def values(self) -> dict[str, Tensor]:
         """The constrained values ``pi``, ``mu`` and ``p``, each ``(K, N)``, detached."""
         return self.policy.values()
+
+    def _for_leave_one_out(self, log_prob: Tensor) -> Tensor:  # (B,)
+        """The log-probability with the gradient that the core's leave-one-out baseline needs when images share picks.
+
+        The baseline of an image, the mean loss of the B - 1 others, then holds the G - 1 others of its group, whose
+        losses depend on the same pick; that takes (G - 1) / (B - 1) from the gradient, which is given back here. A
+        batch of a single group has no baseline and no gradient.
+        """
+        batch, size = len(log_prob), self.policy.group_size
+        if size == 1 or batch <= size:
+            return log_prob
+        rows = torch.arange(batch, device=log_prob.device)
+        group = (batch - (rows - rows % size)).clamp(max=size)  # (B,), smaller for the last one
+        scale = (batch - 1) / (batch - group).to(log_prob.dtype)
+        return log_prob.detach() + scale * (log_prob - log_prob.detach())
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (1, C, 1, 1) each
         mean, std = self.get_buffer("_mean").to(images), self.get_buffer("_std").to(images)

@@ -1,18 +1,20 @@
 """The table of operations: what each is called, its range and unit, and where its gradient comes from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import Tensor
 
-from hypergrad.augment import affine, colour, histogram
-from hypergrad.augment.checks import check_images, check_per_image, working_dtype
+from hypergrad.augment import affine, colour, histogram, pillow_operations
+from hypergrad.augment.checks import check_images, check_per_image, column, working_dtype
+from hypergrad.augment.ranges import RANGES
 from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.registry import closest
 
 Kind = Literal["geometric", "colour", "histogram"]
-Gradient = Literal["exact", "straight-through"]
+Gradient = Literal["exact", "straight-through", "none"]
+StraightThrough = Literal["surrogate", "unit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,11 @@ class Operation:
         identity: the amount that changes nothing.
         strongest: the amount at magnitude 1 (and sign +1).
         signed: whether the sign is drawn at random per image; the others ignore it.
-        gradient: "exact", or "straight-through" where the forward pass is discrete (the function says which rule).
+        gradient: to the magnitude: "exact", "straight-through" where the forward pass is discrete, or "none".
+        rule: what stands in for the discrete step in the backward pass of a "straight-through" operation.
+        width: of that stand-in, in the operation's unit, where it has one.
+        pillow: ``(PIL image, amount: float) -> PIL image``, what a policy exported to Pillow calls; None: it cannot be
+            exported.
     """
 
     name: str
@@ -42,13 +48,23 @@ class Operation:
     strongest: float
     signed: bool
     gradient: Gradient
+    rule: str = ""
+    width: float | None = None
+    pillow: Callable[[Any, float], Any] | None = None
 
     def amount(self, magnitude: Tensor, sign: Tensor | None) -> Tensor:  # (B,)
         """The strength in the operation's own unit."""
         scale = magnitude * sign if self.signed and sign is not None else magnitude
         return self.identity + (self.strongest - self.identity) * scale
 
-    def __call__(self, images: Tensor, magnitude: Tensor, sign: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        magnitude: Tensor,
+        sign: Tensor | None = None,
+        *,
+        straight_through: StraightThrough = "surrogate",
+    ) -> Tensor:
         """Apply the operation.
 
         Args:
@@ -56,6 +72,8 @@ class Operation:
                 for Color and Contrast. Half-precision images are worked on in float32.
             magnitude: relative strength in [0, 1], ``(B,)``; 0 is no change.
             sign: +1 or -1, ``(B,)``; None means +1. Operations without a direction ignore it.
+            straight_through: where the gradient to the magnitude of a discrete operation comes from. "surrogate": its
+                own rule. "unit": 1 for every pixel, as in the code of MADAO's authors, whose sign is often wrong.
 
         Returns:
             Images of the same shape and dtype, in [0, 1], differentiable in images and magnitude.
@@ -74,12 +92,26 @@ class Operation:
         if sign is not None:
             check_per_image(sign, images, "sign", -1, 1)
         dtype = working_dtype(images)
-        work, amount = images.to(dtype), self.amount(magnitude, sign).to(dtype)
+        work, magnitude = images.to(dtype), magnitude.to(dtype)
+        sign = None if sign is None else sign.to(dtype)
         if self.kind == "geometric":
-            result = affine.warp(work, self.function(amount, images.shape[2], images.shape[3]))
+            result = affine.warp(work, self.matrix(magnitude, sign, images.shape[2], images.shape[3]))
         else:
-            result = self.function(work, amount)
+            result = self.recolour(work, magnitude, sign, straight_through)
         return result.to(images.dtype)
+
+    def matrix(self, magnitude: Tensor, sign: Tensor | None, height: int, width: int) -> Tensor:  # (B, 2, 3)
+        """The affine matrices of a geometric operation; nothing is checked."""
+        return self.function(self.amount(magnitude, sign), height, width)
+
+    def recolour(
+        self, images: Tensor, magnitude: Tensor, sign: Tensor | None, straight_through: StraightThrough
+    ) -> Tensor:
+        """The images after an operation that is not geometric; nothing is checked, one dtype."""
+        if self.gradient == "exact" or (self.gradient == "straight-through" and straight_through == "surrogate"):
+            return self.function(images, self.amount(magnitude, sign))
+        result = self.function(images, self.amount(magnitude.detach(), sign))
+        return result if self.gradient == "none" else result + column(magnitude - magnitude.detach())
 
 
 _operations: dict[str, Operation] = {}
@@ -94,6 +126,9 @@ def register_operation(
     kind: Kind = "colour",
     signed: bool = False,
     gradient: Gradient = "exact",
+    rule: str = "",
+    width: float | None = None,
+    pillow: Callable[[Any, float], Any] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator that adds a function as an operation; the arguments are those of :class:`Operation`.
 
@@ -111,8 +146,8 @@ def register_operation(
         raise InvalidInputError(f"An operation is registered under a non-empty string; got {name!r}.")
     if kind not in ("geometric", "colour", "histogram"):
         raise InvalidInputError(f"An operation's kind is 'geometric', 'colour' or 'histogram'; got {kind!r}.")
-    if gradient not in ("exact", "straight-through"):
-        raise InvalidInputError(f"An operation's gradient is 'exact' or 'straight-through'; got {gradient!r}.")
+    if gradient not in ("exact", "straight-through", "none"):
+        raise InvalidInputError(f"An operation's gradient is 'exact', 'straight-through' or 'none'; got {gradient!r}.")
 
     def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         held = _operations.get(name)
@@ -131,6 +166,9 @@ def register_operation(
             strongest=strongest,
             signed=signed,
             gradient=gradient,
+            rule=rule,
+            width=width,
+            pillow=pillow,
         )
         return function
 
@@ -141,11 +179,20 @@ def _address(function: Callable[..., Tensor]) -> str:
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
 
 
-def get_operation(name: str) -> Operation:
+def get_operation(name: str, ranges: str = "madao") -> Operation:
     """The operation registered under ``name``; call it as ``operation(images, magnitude, sign=None)``.
 
+    Args:
+        name: one of :func:`operation_names`.
+        ranges: of the amounts, one of :data:`hypergrad.augment.ranges.RANGES`. An operation that a range does not
+            name keeps its own.
+
     Raises:
-        UnknownNameError: no such name; the message lists those that exist.
+        UnknownNameError: no such name or range; the message lists those that exist.
+
+    Example:
+        >>> get_operation("Rotate").strongest, get_operation("Rotate", "trivialaugment-wide").strongest
+        (30, 135)
     """
     operation = _operations.get(name) if isinstance(name, str) else None
     if operation is None:
@@ -153,7 +200,12 @@ def get_operation(name: str) -> Operation:
             f"Unknown operation {name!r}.{closest(str(name), operation_names())} "
             f"Registered: {', '.join(operation_names())}."
         )
-    return operation
+    changes = RANGES.get(ranges) if isinstance(ranges, str) else None
+    if changes is None:
+        raise UnknownNameError(
+            f"Unknown ranges {ranges!r}.{closest(str(ranges), list(RANGES))} There are: {', '.join(RANGES)}."
+        )
+    return replace(operation, **changes.get(name, {}))
 
 
 def operation_names() -> list[str]:
@@ -161,27 +213,56 @@ def operation_names() -> list[str]:
     return list(_operations)
 
 
-# Name, function, kind, unit, identity, strongest, signed, gradient; in the paper's order.
-_PAPER: tuple[tuple[str, Callable[..., Tensor], Kind, str, float, float, bool, Gradient], ...] = (
-    ("ShearX", affine.shear_x, "geometric", "slope", 0, 0.3, True, "exact"),
-    ("ShearY", affine.shear_y, "geometric", "slope", 0, 0.3, True, "exact"),
-    ("TranslateX", affine.translate_x, "geometric", "width", 0, 0.45, True, "exact"),
-    ("TranslateY", affine.translate_y, "geometric", "height", 0, 0.45, True, "exact"),
-    ("Rotate", affine.rotate, "geometric", "degrees", 0, 30, True, "exact"),
-    ("Invert", histogram.invert, "histogram", "strength", 0, 1, False, "exact"),
-    ("AutoContrast", histogram.autocontrast, "histogram", "strength", 0, 1, False, "exact"),
-    ("Equalize", histogram.equalize, "histogram", "strength", 0, 1, False, "straight-through"),
-    ("Solarize", histogram.solarize, "histogram", "threshold", 255.5 / 255, -0.5 / 255, False, "straight-through"),
-    ("Color", colour.color, "colour", "factor", 1, 1.9, True, "exact"),
-    ("Posterize", histogram.posterize, "histogram", "bits", 8, 4, False, "straight-through"),
-    ("Contrast", colour.contrast, "colour", "factor", 1, 1.9, True, "exact"),
-    ("Brightness", colour.brightness, "colour", "factor", 1, 1.9, True, "exact"),
-    ("Sharpness", colour.sharpness, "colour", "factor", 1, 1.9, True, "exact"),
+def _identity(images: Tensor, amount: Tensor) -> Tensor:
+    return images
+
+
+# Name, function, kind, unit, identity, strongest, signed; in the paper's order.
+_PAPER: tuple[tuple[str, Callable[..., Tensor], Kind, str, float, float, bool], ...] = (
+    ("ShearX", affine.shear_x, "geometric", "slope", 0, 0.3, True),
+    ("ShearY", affine.shear_y, "geometric", "slope", 0, 0.3, True),
+    ("TranslateX", affine.translate_x, "geometric", "width", 0, 0.45, True),
+    ("TranslateY", affine.translate_y, "geometric", "height", 0, 0.45, True),
+    ("Rotate", affine.rotate, "geometric", "degrees", 0, 30, True),
+    ("Invert", histogram.invert, "histogram", "strength", 0, 1, False),
+    ("AutoContrast", histogram.autocontrast, "histogram", "strength", 0, 1, False),
+    ("Equalize", histogram.equalize, "histogram", "strength", 0, 1, False),
+    ("Solarize", histogram.solarize, "histogram", "threshold", 255.5 / 255, -0.5 / 255, False),
+    ("Color", colour.color, "colour", "factor", 1, 1.9, True),
+    ("Posterize", histogram.posterize, "histogram", "bits", 8, 4, False),
+    ("Contrast", colour.contrast, "colour", "factor", 1, 1.9, True),
+    ("Brightness", colour.brightness, "colour", "factor", 1, 1.9, True),
+    ("Sharpness", colour.sharpness, "colour", "factor", 1, 1.9, True),
 )
-for _name, _function, _kind, _unit, _identity, _strongest, _signed, _gradient in _PAPER:
+# Those whose forward pass is discrete: the rule of the backward pass, and its width.
+_RULES: dict[str, tuple[str, float | None]] = {
+    "Equalize": ("identity to the image; exact to the strength", None),
+    "Solarize": ("sigmoid step", histogram.SOLARIZE_WIDTH),
+    "Posterize": ("step size (LSQ), identity to the image", None),
+}
+for _name, _function, _kind, _unit, _zero, _strongest, _signed in _PAPER:
     register_operation(
-        _name, kind=_kind, unit=_unit, identity=_identity, strongest=_strongest, signed=_signed, gradient=_gradient
+        _name,
+        kind=_kind,
+        unit=_unit,
+        identity=_zero,
+        strongest=_strongest,
+        signed=_signed,
+        gradient="straight-through" if _name in _RULES else "exact",
+        rule=_RULES.get(_name, ("", None))[0],
+        width=_RULES.get(_name, ("", None))[1],
+        pillow=pillow_operations.FUNCTIONS[_name],
     )(_function)
 
 #: The names of the paper's search space.
 PAPER_OPERATIONS = tuple(row[0] for row in _PAPER)
+
+# Part of RandAugment's and TrivialAugment's spaces, not of the paper's.
+register_operation(
+    "Identity",
+    unit="none",
+    identity=0,
+    strongest=0,
+    gradient="none",
+    pillow=pillow_operations.FUNCTIONS["Identity"],
+)(_identity)

@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hypergrad import keys
-from hypergrad.augment import affine, relaxations
+from hypergrad.augment import relaxations
 from hypergrad.augment.checks import check_images, column, working_dtype
-from hypergrad.augment.operations import PAPER_OPERATIONS, get_operation
+from hypergrad.augment.fixed import FixedPolicy
+from hypergrad.augment.mixture import Choice, Mixture, noise, resolve_operations
+from hypergrad.augment.operations import PAPER_OPERATIONS, Operation, StraightThrough
 from hypergrad.errors import InvalidInputError
 
 Selection = Literal["unbiased", "relaxed"]
@@ -25,11 +26,17 @@ class Policy(nn.Module):
 
     Args:
         stages: K.
-        operations: names, the paper's fourteen by default.
+        operations: names, the paper's fourteen by default, or :class:`~hypergrad.augment.Operation` records.
+        ranges: of the amounts that magnitude 1 stands for, see :data:`hypergrad.augment.ranges.RANGES`.
+        group_size: so many consecutive images of a batch share a pick (not the application, nor the sign); 1: every
+            image has its own, the paper authors' code: 4. A shard of a batch draws what the whole batch would when it
+            begins at a multiple of the group size.
         selection: where the gradient to pi comes from when ``soft``. "unbiased": from the log-probability that
             :meth:`draw` returns (the images carry none). "relaxed": eq. (9), through the images, which is biased.
         temperature: of the relaxed Bernoulli of eq. (8) and, unless told otherwise, of the selection.
         selection_temperature: of the softmax in eq. (9); used by ``selection="relaxed"`` only.
+        straight_through: the gradient to the magnitudes of discrete operations: "surrogate", each by its own rule, or
+            "unit", 1 for every pixel, as in the authors' code.
 
     Raises:
         InvalidInputError: an option of a wrong type or range.
@@ -45,20 +52,24 @@ class Policy(nn.Module):
     def __init__(
         self,
         stages: int = 2,
-        operations: Sequence[str] = PAPER_OPERATIONS,
+        operations: Sequence[str | Operation] = PAPER_OPERATIONS,
         *,
+        ranges: str = "madao",
+        group_size: int = 1,
         selection: Selection = "unbiased",
         temperature: float = 0.5,
         selection_temperature: float | None = None,
+        straight_through: StraightThrough = "surrogate",
     ) -> None:
         super().__init__()
         if not isinstance(stages, int) or isinstance(stages, bool) or stages < 1:
             raise InvalidInputError(f"stages must be an integer of at least 1; got {stages!r}. The paper uses 2.")
-        if isinstance(operations, str) or not operations or len(set(operations)) < len(operations):
+        if not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1:
             raise InvalidInputError(
-                f"operations must be a non-empty sequence of different names; got {operations!r}. "
-                "Leave it out for the paper's fourteen."
+                f"group_size must be an integer of at least 1; got {group_size!r}. 1: every image has its own pick."
             )
+        if straight_through not in ("surrogate", "unit"):
+            raise InvalidInputError(f"straight_through must be 'surrogate' or 'unit'; got {straight_through!r}.")
         if selection not in ("unbiased", "relaxed"):
             raise InvalidInputError(
                 f"selection must be 'unbiased' (log-probability) or 'relaxed' (eq. (9)); got {selection!r}."
@@ -67,17 +78,14 @@ class Policy(nn.Module):
         for name, value in (("temperature", temperature), ("selection_temperature", selection_temperature)):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise InvalidInputError(f"{name} must be a positive number; got {value!r}. Common values are 0.1 to 1.")
+        table = resolve_operations(operations, ranges)
         self.stages = stages
-        self.operations = tuple(operations)
+        self.operations = tuple(o.name for o in table)
+        self.group_size = group_size
         self.selection: Selection = selection
         self.temperature = float(temperature)
         self.selection_temperature = float(selection_temperature)
-        table = [get_operation(name) for name in self.operations]
-        by_kind = sorted(range(len(table)), key=lambda i: table[i].kind != "geometric")
-        self._table = tuple(table[i] for i in by_kind)
-        # Position of each operation in the table, geometric ones first; the last entry stands for "none".
-        rank = torch.argsort(torch.tensor([*by_kind, len(table)]))
-        self.register_buffer("_rank", rank, persistent=False)
+        self.mixture = Mixture(table, straight_through)
         shape = (stages, len(table))
         self.pi = nn.Parameter(torch.zeros(shape))
         self.mu = nn.Parameter(torch.zeros(shape))
@@ -105,8 +113,8 @@ class Policy(nn.Module):
             soft: True for the outer step: relaxed application, with a graph to the parameters. False for use: hard
                 choices, without a graph to the parameters. The same key picks the same operations in both.
             key: of the noise, from :func:`hypergrad.keys.derive`; None takes one from torch's global generator.
-            index: the samples' indices, integers ``(B,)``; a sample's noise depends on the key and its index only.
-                None numbers the batch from 0.
+            index: the samples' indices, integers ``(B,)``; a sample's noise depends on the key and its index only (a
+                group's pick on the index of its first). None numbers the batch from 0.
 
         Returns:
             Images of the same shape and dtype, and ``sum over stages of log pi[pick]``, ``(B,)``, which carries a
@@ -116,7 +124,9 @@ class Policy(nn.Module):
             InvalidInputError: images or indices that cannot be used.
         """
         check_images(images)
-        noise = self._noise(images, key, index)  # (B, K, N + 2)
+        size = len(self.operations)
+        # Per stage: N numbers for the selection, one for the application, one for the sign.
+        uniforms = noise(images, key, index, self.stages * (size + 2)).view(len(images), self.stages, size + 2)
         dtype = working_dtype(images)
         raw = (self.pi, self.mu, self.p) if soft else (self.pi.detach(), self.mu.detach(), self.p.detach())
         pi_logits, mu_logits, p_logits = (value.to(dtype) for value in raw)
@@ -124,75 +134,44 @@ class Policy(nn.Module):
         result = images.to(dtype)
         log_prob = result.new_zeros(len(images))
         for k in range(self.stages):
-            uniform, applied, sign = noise[:, k, :-2], noise[:, k, -2], noise[:, k, -1]
-            sign = torch.where(sign < 0.5, -1.0, 1.0)
+            selection, applied = self._shared(uniforms[:, k, :-2]), uniforms[:, k, -2]
+            sign = torch.where(uniforms[:, k, -1] < 0.5, -1.0, 1.0).to(dtype)
             factor = None
             if soft and self.selection == "relaxed":
-                pick, factor = relaxations.relaxed_selection(log_pi[k], uniform, self.selection_temperature)
+                pick, factor = relaxations.relaxed_selection(log_pi[k], selection, self.selection_temperature)
             else:
-                pick = relaxations.select(log_pi[k], uniform)
+                pick = relaxations.select(log_pi[k], selection)
             log_prob = log_prob + log_pi[k][pick]
             magnitude, logits = mu[k][pick], p_logits[k][pick]
             if soft:
                 b = column(relaxations.relaxed_bernoulli(logits, applied, self.temperature))
-                result = torch.lerp(result, self._operate(result, pick, magnitude, sign), b)
+                result = torch.lerp(result, self.mixture(result, Choice(pick, magnitude, sign)), b)
             else:
                 # An operation that is not applied need not be computed: those images go to a group of their own.
-                pick = torch.where(relaxations.bernoulli(logits, applied), pick, len(self._table))
-                result = self._operate(result, pick, magnitude, sign)
+                pick = torch.where(relaxations.bernoulli(logits, applied), pick, size)
+                result = self.mixture(result, Choice(pick, magnitude, sign))
             if factor is not None:
                 result = result * column(factor)  # 1 in value
         if self.selection == "relaxed":
             log_prob = log_prob.detach()
         return result.to(images.dtype), log_prob
 
-    def _noise(self, images: Tensor, key: int | None, index: Tensor | None) -> Tensor:  # (B, K, N + 2)
-        """Uniform numbers: per stage N for the selection, one for the application, one for the sign."""
-        batch, slots = len(images), len(self._table) + 2
-        if index is None:
-            index = torch.arange(batch, device=images.device)
-        elif index.shape != (batch,) or index.is_floating_point():
-            raise InvalidInputError(
-                f"index must hold one integer per image, shape ({batch},); got {index.dtype} {tuple(index.shape)}. "
-                "Let the loader return each sample's position in the training set, or leave it out."
-            )
-        if key is None:
-            key = int(torch.randint(2**62, ()).item())
-        noise = keys.uniform(key, index.to(images.device), self.stages * slots, working_dtype(images))
-        return noise.view(batch, self.stages, slots)
+    def _shared(self, uniform: Tensor) -> Tensor:  # (B, N)
+        """Each group of images gets the numbers of its first."""
+        if self.group_size == 1:
+            return uniform
+        rows = torch.arange(len(uniform), device=uniform.device)
+        return uniform[rows - rows % self.group_size]
 
-    def _operate(self, images: Tensor, pick: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:  # (B, C, H, W)
-        """Each image by its own operation; ``pick`` = N leaves it alone.
-
-        The images are gathered operation by operation, the geometric ones first, which share one warp. The host asks
-        the device once, for the size of the groups.
-        """
-        size, height, width = len(self._table), *images.shape[2:]
-        order = torch.argsort(self.get_buffer("_rank")[pick], stable=True)
-        counts: list[int] = torch.bincount(self.get_buffer("_rank")[pick], minlength=size + 1).tolist()
-        rows, magnitudes, signs = (torch.split(v, counts) for v in (order, magnitude[order], sign[order]))
-        pieces: list[Tensor] = []
-        matrices: list[Tensor] = []
-        for i, operation in enumerate(self._table):
-            if counts[i] == 0:
-                continue
-            amount = operation.amount(magnitudes[i], signs[i])
-            if operation.kind == "geometric":
-                matrices.append(operation.function(amount, height, width))
-            else:
-                pieces.append(operation.function(images.index_select(0, rows[i]), amount))
-        if matrices:
-            geometric = order[: sum(len(m) for m in matrices)]
-            pieces.insert(0, affine.warp(images.index_select(0, geometric), torch.cat(matrices)))
-        if not pieces:
-            return images
-        if counts[size] == 0:
-            return torch.cat(pieces).index_select(0, torch.argsort(order))
-        return images.index_copy(0, order[: len(order) - counts[size]], torch.cat(pieces))
+    def freeze(self) -> FixedPolicy:
+        """The policy as it stands, with nothing left to learn: what is exported, and cheaper to draw from."""
+        held = {name: value[None] for name, value in self.values().items()}
+        return FixedPolicy(self.mixture.operations, pi=held["pi"], p=held["p"], mu=held["mu"][..., None])
 
     def extra_repr(self) -> str:
         """The options, for ``print``."""
         return (
-            f"stages={self.stages}, operations={list(self.operations)}, selection={self.selection!r}, "
-            f"temperature={self.temperature}, selection_temperature={self.selection_temperature}"
+            f"stages={self.stages}, operations={list(self.operations)}, group_size={self.group_size}, "
+            f"selection={self.selection!r}, temperature={self.temperature}, "
+            f"selection_temperature={self.selection_temperature}, straight_through={self.mixture.straight_through!r}"
         )

@@ -310,9 +310,9 @@ HALF = torch.full((2,), 0.5)
             "got 'odd'",
         ),
         (
-            lambda: register_operation("A", unit="", identity=0, strongest=1, gradient="none"),
+            lambda: register_operation("A", unit="", identity=0, strongest=1, gradient="nothing"),
             InvalidInputError,
-            "got 'none'",
+            "got 'nothing'",
         ),
         (
             lambda: register_operation("Rotate", unit="", identity=0, strongest=1)(lambda images, amount: images),

@@ -29,7 +29,9 @@ def randomised(policy: Policy) -> Policy:
 def by_hand(policy: Policy, images: Tensor, key: int, soft: bool) -> tuple[Tensor, Tensor]:
     """The slow twin: one image, one stage, one public operation at a time."""
     values = policy.values()
-    noise = policy._noise(images, key, None)
+    slots = len(policy.operations) + 2
+    noise = keys.uniform(key, torch.arange(len(images)), policy.stages * slots, images.dtype)
+    noise = noise.view(len(images), policy.stages, slots)
     rows, log_probs = [], []
     for i in range(len(images)):
         x, log_prob = images[i : i + 1], torch.zeros(())

@@ -1,0 +1,122 @@
+"""One operation per image: the executor that every policy shares, and the noise that drives it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hypergrad import keys
+from hypergrad.augment import affine
+from hypergrad.augment.checks import working_dtype
+from hypergrad.augment.operations import Operation, StraightThrough, get_operation
+from hypergrad.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one stage does to each image of a batch.
+
+    Attributes:
+        pick: the operation's position, integers ``(B,)``; the number of operations stands for "none".
+        magnitude: in [0, 1], ``(B,)``.
+        sign: +1 or -1, ``(B,)``.
+    """
+
+    pick: Tensor
+    magnitude: Tensor
+    sign: Tensor
+
+
+class Mixture(nn.Module):
+    """Applies to each image of a batch an operation of its own.
+
+    The images are gathered operation by operation, the geometric ones first, which share one warp. The host asks the
+    device once, for the size of the groups.
+
+    Args:
+        operations: N of them.
+        straight_through: where the gradient to the magnitudes of discrete operations comes from, see
+            :class:`~hypergrad.augment.Operation`.
+    """
+
+    def __init__(self, operations: Sequence[Operation], straight_through: StraightThrough = "surrogate") -> None:
+        super().__init__()
+        self.operations = tuple(operations)
+        self.straight_through: StraightThrough = straight_through
+        by_kind = sorted(range(len(operations)), key=lambda i: operations[i].kind != "geometric")
+        self._table = tuple(operations[i] for i in by_kind)
+        # Position of each operation in the table, geometric ones first; the last entry stands for "none".
+        rank = torch.argsort(torch.tensor([*by_kind, len(operations)]))
+        self.register_buffer("_rank", rank, persistent=False)
+
+    def forward(self, images: Tensor, choice: Choice) -> Tensor:  # (B, C, H, W)
+        """The images, each after its own operation; nothing is checked."""
+        size, height, width = len(self._table), *images.shape[2:]
+        rank = self.get_buffer("_rank")[choice.pick]
+        order = torch.argsort(rank, stable=True)
+        counts: list[int] = torch.bincount(rank, minlength=size + 1).tolist()
+        rows, magnitudes, signs = (torch.split(v, counts) for v in (order, choice.magnitude[order], choice.sign[order]))
+        pieces: list[Tensor] = []
+        matrices: list[Tensor] = []
+        for i, operation in enumerate(self._table):
+            if counts[i] == 0:
+                continue
+            if operation.kind == "geometric":
+                matrices.append(operation.matrix(magnitudes[i], signs[i], height, width))
+            else:
+                group = images.index_select(0, rows[i])
+                pieces.append(operation.recolour(group, magnitudes[i], signs[i], self.straight_through))
+        if matrices:
+            geometric = order[: sum(len(m) for m in matrices)]
+            pieces.insert(0, affine.warp(images.index_select(0, geometric), torch.cat(matrices)))
+        if not pieces:
+            return images
+        if counts[size] == 0:
+            return torch.cat(pieces).index_select(0, torch.argsort(order))
+        return images.index_put((order[: len(order) - counts[size]],), torch.cat(pieces))
+
+
+def resolve_operations(operations: Sequence[str | Operation], ranges: str) -> tuple[Operation, ...]:
+    """The operations by name, in the named ranges; an :class:`~hypergrad.augment.Operation` stands for itself.
+
+    Raises:
+        InvalidInputError: none at all, a single string, or a name twice.
+        UnknownNameError: a name or a range that does not exist.
+    """
+    if isinstance(operations, str) or not operations:
+        raise InvalidInputError(
+            f"operations must be a non-empty sequence of different names; got {operations!r}. "
+            "Leave it out for the paper's fourteen."
+        )
+    found = tuple(o if isinstance(o, Operation) else get_operation(o, ranges) for o in operations)
+    names = [o.name for o in found]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"operations must have different names; got {names!r}. Leave the second one out.")
+    return found
+
+
+def noise(images: Tensor, key: int | None, index: Tensor | None, slots: int) -> Tensor:  # (B, slots)
+    """Uniform numbers in (0, 1), a row for each image; a row depends on the key and the image's index only.
+
+    Args:
+        images: the batch.
+        key: from :func:`hypergrad.keys.derive`; None takes one from torch's global generator.
+        index: the samples' indices, integers ``(B,)``; None numbers the batch from 0.
+        slots: how many numbers an image needs.
+
+    Raises:
+        InvalidInputError: indices that are not one integer per image.
+    """
+    batch = len(images)
+    if index is None:
+        index = torch.arange(batch, device=images.device)
+    elif not isinstance(index, Tensor) or index.shape != (batch,) or index.is_floating_point():
+        shown = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else repr(index)
+        raise InvalidInputError(
+            f"index must hold one integer per image, shape ({batch},); got {shown}. "
+            "Let the loader return each sample's position in the training set, or leave it out."
+        )
+    if key is None:
+        key = int(torch.randint(2**62, ()).item())
+    return keys.uniform(key, index.to(images.device), slots, working_dtype(images))
