@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from hypergrad import keys
 from hypergrad.augment import PAPER_OPERATIONS, Policy, get_operation
 from hypergrad.errors import InvalidInputError, UnknownNameError
 
