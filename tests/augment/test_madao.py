@@ -10,7 +10,7 @@ from hypergrad import families
 from hypergrad.augment import Madao
 from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.families.base import Context
-from hypergrad.objective import ModelObjective
+from hypergrad.objective import ModelObjective, score_weights
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 TARGETS = torch.arange(20) % 4
@@ -64,6 +64,43 @@ def test_the_index_is_used() -> None:
     half = family.transform(x[10:], TARGETS[10:], context(False, index[10:]))[0]
     assert torch.allclose(half, whole[10:], atol=1e-6)
     assert not torch.allclose(family.transform(x, TARGETS, context(False))[0], whole)
+
+
+@pytest.mark.parametrize(("batch", "group_size"), [(8, 1), (8, 2), (8, 4), (10, 4), (7, 3)])
+def test_the_score_gradient_is_unbiased_when_images_share_picks(batch: int, group_size: int) -> None:
+    """Monte Carlo against the enumerated gradient, through the weights that the engine gives the losses."""
+    family = Madao(stages=1, operations=["Brightness", "Invert"], group_size=group_size).double()
+    with torch.no_grad():
+        family.policy.p.fill_(40.0)
+        family.policy.mu[0, 1] = 40.0
+        family.policy.pi.copy_(torch.tensor([[0.3, -0.2]]))
+    pi = family.policy.values()["pi"][0]
+    levels = torch.linspace(0.1, 0.6, batch, dtype=torch.float64)  # the images differ
+    x = levels.view(-1, 1, 1, 1)
+
+    def losses(images: Tensor) -> Tensor:
+        return images[:, 0, 0, 0] ** 2
+
+    # Brightness is 1.45 x or 0.55 x.
+    bright = ((1.45 * levels) ** 2 + (0.55 * levels) ** 2).mean() / 2
+    inverted = ((1 - levels) ** 2).mean()
+    truth = pi[0] * pi[1] * (bright - inverted)  # d/d pi_0 of the mean loss
+    repeats = 1500
+    estimates = torch.zeros(repeats, dtype=torch.float64)
+    for i in range(repeats):
+        images, _, log_prob = family.transform(x, TARGETS, Context(key=i, index=None, soft=True, training=True))
+        loss = (losses(images).detach() * score_weights(log_prob, batch)).mean()
+        estimates[i] = torch.autograd.grad(loss, family.policy.pi)[0][0, 0]
+    error = estimates.std() / repeats**0.5
+    assert truth.abs() > 12 * error
+    assert (estimates.mean() - truth).abs() < 3.5 * error
+
+
+def test_a_single_group_has_no_selection_gradient() -> None:
+    family = Madao(stages=1, group_size=4)
+    _, _, log_prob = family.transform(images()[:4], TARGETS[:4], context(True))
+    (grad,) = torch.autograd.grad((torch.rand(4) * score_weights(log_prob, 4)).sum(), family.policy.pi)
+    assert grad.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("mean_std", [(MEAN, STD), (0.5, 0.5)])

@@ -37,8 +37,8 @@ def by_hand(policy: Policy, images: Tensor, key: int, soft: bool) -> tuple[Tenso
     for i in range(len(images)):
         x, log_prob = images[i : i + 1], torch.zeros(())
         for k in range(policy.stages):
-            u = noise[i, k]
-            pick = int((values["pi"][k].log() - torch.log(-torch.log(u[:-2]))).argmax())
+            u, first = noise[i, k], noise[i - i % policy.group_size, k]
+            pick = int((values["pi"][k].log() - torch.log(-torch.log(first[:-2]))).argmax())
             sign = torch.ones(1) if u[-1] >= 0.5 else -torch.ones(1)
             applied = get_operation(policy.operations[pick])(x, values["mu"][k, pick : pick + 1], sign)
             z = torch.logit(values["p"][k, pick]) + torch.logit(u[-2])
@@ -50,12 +50,13 @@ def by_hand(policy: Policy, images: Tensor, key: int, soft: bool) -> tuple[Tenso
     return torch.cat(rows), torch.stack(log_probs)
 
 
+@pytest.mark.parametrize("group_size", [1, 4, 7])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equals_one_image_at_a_time(channels: int, soft: bool) -> None:
+def test_equals_one_image_at_a_time(channels: int, soft: bool, group_size: int) -> None:
     # An order in which geometric and other operations alternate.
     names = [PAPER_OPERATIONS[i] for i in (7, 0, 10, 3, 5, 1, 13, 4, 8, 2, 6, 9, 11, 12)]
-    policy = randomised(Policy(stages=3, operations=names))
+    policy = randomised(Policy(stages=3, operations=names, group_size=group_size))
     images = eight_bit(40, channels, 18, 21)
     result, log_prob = policy.draw(images, soft=soft, key=5)
     wanted, wanted_log_prob = by_hand(policy, images, 5, soft)
@@ -82,6 +83,64 @@ def test_a_shard_draws_what_the_whole_batch_draws() -> None:
         assert torch.allclose(part, whole[rows], rtol=0, atol=1e-6)
         assert torch.allclose(part_log_prob, log_prob[rows])
         assert not torch.allclose(policy(images, soft=soft, key=4, index=index), whole)
+
+
+def test_a_group_shares_its_picks_and_nothing_else() -> None:
+    policy = Policy(stages=1, operations=["Brightness", "Contrast", "TranslateX", "Invert"], group_size=4)
+    images, index = eight_bit(22, 1, 9, 9), torch.randperm(1000)[:22]
+    alone = Policy(stages=1, operations=policy.operations)
+    with torch.no_grad():
+        policy.pi.copy_(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))  # a pick is told by its probability
+        alone.pi.copy_(policy.pi)
+    whole, picks = policy.draw(images, soft=False, key=3, index=index)
+    assert all(len(set(group.tolist())) == 1 for group in picks.split(4))
+    assert torch.equal(picks[::4], alone.draw(images, soft=False, key=3, index=index)[1][::4])
+    assert len(set(picks.tolist())) > 1
+    # Application and sign differ within a group; a shard that begins with a group draws what the batch does.
+    changed = ((whole - images).abs().amax((1, 2, 3)) > 0).tolist()
+    assert any(len(set(changed[i : i + 4])) == 2 for i in range(0, 20, 4))
+    part, part_log_prob = policy.draw(images[8:], soft=False, key=3, index=index[8:])
+    assert torch.allclose(part_log_prob, picks[8:])
+    assert torch.allclose(part, whole[8:], atol=1e-6)
+
+
+def test_the_unit_rule_reaches_the_policy() -> None:
+    images = eight_bit(6, 1, 4, 5)
+    grads = {}
+    for rule in ("surrogate", "unit"):
+        policy = Policy(stages=1, operations=["Solarize"], straight_through=rule)
+        with torch.no_grad():
+            policy.p.fill_(40.0)  # always applied
+        result = policy(images, soft=True, key=0)
+        grads[rule] = torch.autograd.grad(result.sum(), policy.mu)[0]
+    # One for each of the 120 pixels, times d sigmoid(mu) / d mu = 1/4.
+    assert grads["unit"].item() == pytest.approx(120 / 4, rel=1e-5)
+    assert grads["surrogate"].item() != pytest.approx(120 / 4, rel=0.1)
+
+
+def test_ranges_reach_the_policy() -> None:
+    images = torch.full((50, 1, 2, 2), 0.25)
+    wide = Policy(stages=1, operations=["Brightness"], ranges="trivialaugment-wide")
+    with torch.no_grad():
+        wide.p.fill_(40.0)
+        wide.mu.fill_(40.0)
+    seen = wide(images, soft=False, key=0).unique()
+    assert torch.allclose(seen, torch.tensor([0.01 * 0.25, 1.99 * 0.25]))
+
+
+def test_a_frozen_policy_has_the_same_distribution() -> None:
+    policy = randomised(Policy(stages=2, operations=["Brightness", "Invert", "Solarize"]))
+    images = torch.full((20_000, 1, 1, 1), 0.3)
+    learned = policy(images, soft=False, key=1).flatten()
+    frozen = policy.freeze()(images, key=2).flatten()
+    values, counts = torch.cat((learned, frozen)).mul(1e4).round().unique(return_inverse=True)
+    first = torch.bincount(counts[:20_000], minlength=len(values)).double()
+    second = torch.bincount(counts[20_000:], minlength=len(values)).double()
+    assert len(values) > 8
+    # Chi-square of two samples: mean df, standard deviation sqrt(2 df).
+    chi2 = ((first - second).square() / (first + second)).sum().item()
+    df = len(values) - 1
+    assert chi2 < df + 4 * (2 * df) ** 0.5
 
 
 def test_key_decides_and_none_takes_one_from_the_global_generator() -> None:
@@ -259,6 +318,10 @@ OK = torch.zeros(2, 3, 4, 4)
     [
         (lambda: Policy(stages=0), InvalidInputError, "stages must be an integer of at least 1; got 0"),
         (lambda: Policy(stages=1.5), InvalidInputError, "got 1.5"),
+        (lambda: Policy(group_size=0), InvalidInputError, "group_size must be an integer of at least 1; got 0"),
+        (lambda: Policy(group_size=True), InvalidInputError, "got True"),
+        (lambda: Policy(straight_through="sign"), InvalidInputError, "got 'sign'"),
+        (lambda: Policy(ranges="wide"), UnknownNameError, "trivialaugment-wide"),
         (lambda: Policy(operations=[]), InvalidInputError, "got []"),
         (lambda: Policy(operations="Rotate"), InvalidInputError, "got 'Rotate'"),
         (lambda: Policy(operations=["Rotate", "Rotate"]), InvalidInputError, "different names"),
