@@ -85,9 +85,10 @@ class FixedPolicy(nn.Module):
             InvalidInputError: images or indices that cannot be used.
         """
         check_images(images)
-        result = images.to(working_dtype(images))
-        for choice in self.choose(noise(images, key, index, self.slots)):
-            result = self.mixture(result, choice)
+        choices = self.choose(noise(images, key, index, self.slots))
+        result = images.to(working_dtype(images), copy=True)
+        for choice in choices:
+            result = self.mixture(result, choice, in_place=True)
         return result.to(images.dtype)
 
     @property

@@ -50,8 +50,11 @@ class Mixture(nn.Module):
         rank = torch.argsort(torch.tensor([*by_kind, len(operations)]))
         self.register_buffer("_rank", rank, persistent=False)
 
-    def forward(self, images: Tensor, choice: Choice) -> Tensor:  # (B, C, H, W)
-        """The images, each after its own operation; nothing is checked."""
+    def forward(self, images: Tensor, choice: Choice, *, in_place: bool = False) -> Tensor:  # (B, C, H, W)
+        """The images, each after its own operation; nothing is checked.
+
+        ``in_place`` writes into ``images``: large batches spend more time on fresh memory than on the operations.
+        """
         size, height, width = len(self._table), *images.shape[2:]
         rank = self.get_buffer("_rank")[choice.pick]
         order = torch.argsort(rank, stable=True)
@@ -72,9 +75,12 @@ class Mixture(nn.Module):
             pieces.insert(0, affine.warp(images.index_select(0, geometric), torch.cat(matrices)))
         if not pieces:
             return images
-        if counts[size] == 0:
+        if counts[size] == 0 and not in_place:
             return torch.cat(pieces).index_select(0, torch.argsort(order))
-        return images.index_put((order[: len(order) - counts[size]],), torch.cat(pieces))
+        changed = order[: len(order) - counts[size]]
+        if in_place:
+            return images.index_copy_(0, changed, torch.cat(pieces))
+        return images.index_put((changed,), torch.cat(pieces))
 
 
 def resolve_operations(operations: Sequence[str | Operation], ranges: str) -> tuple[Operation, ...]:

@@ -131,7 +131,7 @@ class Policy(nn.Module):
         raw = (self.pi, self.mu, self.p) if soft else (self.pi.detach(), self.mu.detach(), self.p.detach())
         pi_logits, mu_logits, p_logits = (value.to(dtype) for value in raw)
         log_pi, mu = torch.log_softmax(pi_logits, -1), torch.sigmoid(mu_logits)
-        result = images.to(dtype)
+        result = images.to(dtype) if soft else images.to(dtype, copy=True)  # hard stages write into it
         log_prob = result.new_zeros(len(images))
         for k in range(self.stages):
             selection, applied = self._shared(uniforms[:, k, :-2]), uniforms[:, k, -2]
@@ -149,7 +149,7 @@ class Policy(nn.Module):
             else:
                 # An operation that is not applied need not be computed: those images go to a group of their own.
                 pick = torch.where(relaxations.bernoulli(logits, applied), pick, size)
-                result = self.mixture(result, Choice(pick, magnitude, sign))
+                result = self.mixture(result, Choice(pick, magnitude, sign), in_place=True)
             if factor is not None:
                 result = result * column(factor)  # 1 in value
         if self.selection == "relaxed":
