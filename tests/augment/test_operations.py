@@ -1,6 +1,8 @@
 """The fourteen operations against Pillow, against central differences, and on awkward inputs."""
 
+import gzip
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +33,24 @@ def grey() -> np.ndarray:
     return np.concatenate([np.kron(d, np.ones((4, 1), np.uint8)) for d in digits], 1)[:33]
 
 
-IMAGES = {"photograph": photograph(), "digits": grey()}
+FASHION = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
+
+
+def fashion() -> np.ndarray:
+    """Six garments of Fashion-MNIST, 56 x 84, where Debian's package is installed."""
+    if not FASHION.is_file():
+        return grey()
+    pixels = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16)[: 6 * 784]
+    return np.ascontiguousarray(pixels.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
+
+
+IMAGES = {"photograph": photograph(), "digits": grey(), "fashion": fashion()}
+
+
+def test_fashion_mnist_is_among_the_images() -> None:
+    if not FASHION.is_file():
+        pytest.skip("Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist): digits stand in for it")
+    assert len(np.unique(IMAGES["fashion"])) > 100
 
 
 def as_tensor(array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:  # (1, C, H, W)
