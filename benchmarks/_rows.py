@@ -3,16 +3,13 @@
 import difflib
 import importlib.util
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import hypergrad
+from hypergrad.estimators.controls import Flipped, Random
 from hypergrad.estimators.implicit import Implicit
 from hypergrad.estimators.inner_optimizers import SGD
 from hypergrad.estimators.unroll import Unrolled
@@ -56,58 +53,6 @@ EXTRA_ROWS = {"fashion-mnist:rotated": ("neumann:outer_batch=256",)}
 
 class RowError(Exception):
     """A row cannot be understood; the message says which part, and what is allowed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wrapped(ABC):
-    """An estimator that changes the direction of another one and keeps everything else about it."""
-
-    inner: Implicit = field(default_factory=Implicit)
-
-    @abstractmethod
-    def _change(self, grads: dict[str, Tensor], draws: int) -> dict[str, Tensor]:
-        """The direction to take instead of ``grads``; ``draws`` counts the calls of a run."""
-
-    def estimate(
-        self, inner_loss: Any, outer_loss: Any, params: Any, hparams: Any, *,
-        inner_batch: Any = None, outer_batch: Any = None, x0: Tensor | None = None,
-        state: Mapping[str, Any] | None = None,
-    ) -> hypergrad.Hypergradient:  # fmt: skip
-        """The wrapped hypergradient with other ``grads``; the number of calls travels in the solver's state."""
-        passed = dict(state or {})
-        draws = passed.pop("draws", 0)
-        result = self.inner.estimate(
-            inner_loss, outer_loss, params, hparams,
-            inner_batch=inner_batch, outer_batch=outer_batch, x0=x0, state=passed or None,
-        )  # fmt: skip
-        assert result.solution is not None  # the implicit estimator always solves
-        solution = replace(result.solution, state={**result.solution.state, "draws": draws + 1})
-        return replace(result, grads=self._change(result.grads, draws), solution=solution)
-
-
-@hypergrad.register_estimator("control:flipped")
-@dataclass(frozen=True, kw_only=True)
-class Flipped(_Wrapped):
-    """The hypergradient with its sign reversed: the policy ascends the validation loss."""
-
-    def _change(self, grads: dict[str, Tensor], draws: int) -> dict[str, Tensor]:
-        return {key: -grad for key, grad in grads.items()}
-
-
-@hypergrad.register_estimator("control:random")
-@dataclass(frozen=True, kw_only=True)
-class Random(_Wrapped):
-    """A Gaussian direction with the norm of the hypergradient, entry of the dictionary by entry."""
-
-    seed: int = 0
-
-    def _change(self, grads: dict[str, Tensor], draws: int) -> dict[str, Tensor]:
-        changed = {}
-        for key, grad in grads.items():
-            generator = hypergrad.keys.generator(hypergrad.keys.derive(self.seed, "control:random", draws, key))
-            noise = torch.randn(grad.shape, generator=generator, dtype=torch.float64).to(grad)
-            changed[key] = noise * (grad.norm() / noise.norm())
-        return changed
 
 
 @dataclass(frozen=True)

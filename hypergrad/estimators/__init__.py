@@ -12,6 +12,8 @@ _registry: Registry[Estimator] = Registry(
     {
         "implicit": "hypergrad.estimators.implicit:Implicit",
         "unrolled": "hypergrad.estimators.unroll:Unrolled",
+        "control:flipped": "hypergrad.estimators.controls:Flipped",
+        "control:random": "hypergrad.estimators.controls:Random",
     },
 )
 
