@@ -94,7 +94,7 @@ def draw_policy(
     agg = require("matplotlib.backends.backend_agg", "A preview", "plot")
     images = images.detach()[:_MOST_ORIGINALS]
     stages = len(values["pi"])
-    sheet = _Sheet(images, len(operations), stages, samples)
+    sheet = _Sheet(images, operations, stages, samples)
     with torch.no_grad():
         draws = [draw(images, keys.derive("preview", key, row)) for row in range(sheet.samples)]
         rows = [_at_magnitudes(operation, images[:1]) for operation in operations]
@@ -130,15 +130,15 @@ def stage_means(pi: Tensor, p: Tensor, mu: Tensor) -> dict[str, Tensor]:
 class _Sheet:
     """Where everything is, in inches from the lower left corner of the figure."""
 
-    def __init__(self, images: Tensor, operations: int, stages: int, samples: int | None) -> None:
+    def __init__(self, images: Tensor, operations: Sequence[Operation], stages: int, samples: int | None) -> None:
         height, width = images.shape[2:]
         aspect = width / height
-        self.columns, self.operations, self.stages = len(images), operations, stages
+        self.columns, self.operations, self.stages = len(images), len(operations), stages
         # One row an operation: an image, and below it the triangles.
         self.cell_height = min(0.48, 0.8 / aspect)
         self.cell_width = self.cell_height * aspect
         self.pitch = max(self.cell_height + 0.12, 0.52)
-        body = self.pitch * operations
+        body = self.pitch * self.operations
         # Samples: the images of a row share the width, within reason.
         self.sample_width = min(3.7 / self.columns, 0.75) - _GAP
         self.sample_height = self.sample_width / aspect
@@ -151,7 +151,9 @@ class _Sheet:
         self.height = self.top + self.body + 0.25
         self.samples_left = 0.55
         samples_right = self.samples_left + max(self.columns * (self.sample_width + _GAP), 1.2)
-        self.grid_left = samples_right + 1.35
+        # By the width of a letter: matplotlib measures a text only once it is drawn.
+        labels = max(max(0.09 * len(o.name), 0.068 * len(_amounts(o))) for o in operations)
+        self.grid_left = samples_right + max(1.35, labels + 0.2)
         self.grid_width = max((len(_MAGNITUDES) + 1) * (self.cell_width + _GAP) + 0.14, 2.5)
         self.values_left = self.grid_left + self.grid_width + 0.4
         self.value_width = max(0.4 * stages, 0.8)
