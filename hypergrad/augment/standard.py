@@ -302,8 +302,8 @@ def _interval(value: tuple[float, float], name: str, most: float) -> tuple[float
 
 def _below(uniform: Tensor, count: int | Tensor) -> Tensor:
     """Integers from 0 to ``count - 1``, equally likely, from numbers in (0, 1)."""
-    drawn = (uniform * count).long()
-    return torch.where(drawn < count, drawn, count - 1)  # the product may round up to the count
+    # No number of the noise exceeds 1 - 2**-24, and the product with that is too far from the count to round up to it.
+    return (uniform * count).long()
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

@@ -21,7 +21,7 @@ ALL = [
     Cutout(5),
     Cutout(4, p=0.4, fill=0.7),
     RandomErasing(0.8),
-    RandomErasing(1.0, area=(0.1, 0.9), fill=0.3),
+    RandomErasing(1.0, area=(0.1, 0.9), fill=0.45),
     Compose(CropFlip(3), Cutout(3), RandomErasing()),
 ]
 NAMES = [f"{type(a).__name__}{i}" for i, a in enumerate(ALL)]
@@ -91,10 +91,23 @@ def test_offsets_and_flips_are_uniform() -> None:
     assert flipped.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / n**0.5)
 
 
+def test_half_of_the_noise_flips() -> None:
+    images = torch.rand(2, 3, 5, 5)
+    below, above = 0.5 - 2.0**-24, 0.5 + 2.0**-24
+    result = CropFlip(1).augment(images, torch.tensor([[0.5, 0.5, below], [0.5, 0.5, above]]))
+    assert torch.equal(result, torch.stack([images[0].flip(2), images[1]]))
+
+
+def test_no_offset_exceeds_the_last() -> None:
+    images, noise = torch.rand(1, 1, 2, 2), torch.tensor([[1 - 2.0**-24, 1 - 2.0**-24, 0.9]])
+    for padding in range(300):  # a product that rounded up would be out of bounds
+        assert (CropFlip(padding).augment(images, noise) == 0).sum() == (4 if padding > 1 else 3 if padding else 0)
+
+
 @pytest.mark.parametrize("u", [2.0**-24, 1 - 2.0**-24])
 def test_the_extreme_noise_stays_inside(u: float) -> None:
     images = torch.rand(1, 3, 7, 7)
-    for padding in (0, 1, 3, 4, 6):  # (2 p + 1) u rounds up to 2 p + 1 in float32
+    for padding in (0, 1, 3, 4, 6):
         noise = torch.tensor([[u, u, 0.9]])
         wanted = F.pad(images, (padding,) * 4)[..., -7:, -7:] if u > 0.5 else F.pad(images, (padding,) * 4)[..., :7, :7]
         assert torch.equal(CropFlip(padding).augment(images, noise), wanted)
@@ -110,14 +123,14 @@ def test_the_extreme_noise_stays_inside(u: float) -> None:
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 40])
 def test_cutout_equals_its_definition(size: int) -> None:
     images = eight_bit(60, 3, 11, 8).float() / 255
-    result = Cutout(size, fill=0.4)(images, key=2)
+    result = Cutout(size, p=0.6, fill=0.4)(images, key=2)
     noise = keys.uniform(2, torch.arange(60), 3)
     for image, got, u in zip(images, result, noise, strict=True):
         row, column = int(u[1] * 11), int(u[2] * 8)
+        top, left = row - size // 2, column - size // 2
         wanted = image.clone()
-        wanted[
-            :, max(row - size // 2, 0) : row - size // 2 + size, max(column - size // 2, 0) : column - size // 2 + size
-        ] = 0.4
+        if u[0] < 0.6:
+            wanted[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0.4
         assert torch.equal(got, wanted)
 
 
