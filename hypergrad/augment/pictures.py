@@ -135,9 +135,9 @@ class _Sheet:
         aspect = width / height
         self.columns, self.operations, self.stages = len(images), len(operations), stages
         # One row an operation: an image, and below it the triangles.
-        self.cell_height = min(0.48, 0.8 / aspect)
+        self.cell_height = min(0.46, 0.8 / aspect)
         self.cell_width = self.cell_height * aspect
-        self.pitch = max(self.cell_height + 0.12, 0.52)
+        self.pitch = max(self.cell_height + 0.14, 0.52)
         body = self.pitch * self.operations
         # Samples: the images of a row share the width, within reason.
         self.sample_width = min(3.7 / self.columns, 0.75) - _GAP
@@ -233,10 +233,10 @@ def _draw_operations(
         axes.text(-0.1, top + height / 2 - 0.02, operation.name, ha="right", va="bottom", size=9, weight="bold")
         axes.text(-0.1, top + height / 2 + 0.02, _amounts(operation), ha="right", va="top", size=7.5, color="0.3")
         if not _no_magnitude(operation):
-            axes.plot((first, last), (top + height + 0.06,) * 2, color="0.8", lw=0.8)
+            axes.plot((first, last), (top + height + 0.07,) * 2, color="0.8", lw=0.8)
         for k, magnitudes in enumerate(mu.tolist()):
             if not math.isnan(magnitudes[r]):
-                _mark(axes, first + magnitudes[r] * (last - first), top + height + 0.06, k)
+                _mark(axes, first + magnitudes[r] * (last - first), top + height + 0.07, k)
     axes.set(xlim=limits[0], ylim=limits[1])
     for left, shown in zip(lefts, ("−1", *(f"{m:g}" for m in _MAGNITUDES)), strict=True):
         axes.text(left + width / 2, -0.06, shown, ha="center", va="bottom", size=8)
@@ -251,8 +251,8 @@ def _draw_operations(
 
 def _mark(axes: Axes, x: float, y: float, stage: int) -> None:
     """A triangle; later stages' are smaller, so that equal magnitudes show as one inside the other."""
-    colour, size = _STAGE_COLOURS[stage % len(_STAGE_COLOURS)], max(9.0 - 2.5 * stage, 3.0)
-    axes.plot(x, y, marker="^", ms=size, color=colour, mec="white", mew=0.6, clip_on=False, zorder=3)
+    colour, size = _STAGE_COLOURS[stage % len(_STAGE_COLOURS)], max(9.0 - 3.5 * stage, 2.5)
+    axes.plot(x, y, marker="^", ms=size, color=colour, mec="white", mew=0.4, clip_on=False, zorder=3)
 
 
 def _draw_values(figure: Figure, sheet: _Sheet, position: int, name: str, values: Tensor) -> None:
