@@ -11,7 +11,10 @@ from hypergrad.modules import check_model
 
 
 class TwoHeads(nn.Module):
-    """A critic made of any backbone: a linear score and linear class logits over the same features.
+    """A critic made of any backbone, with a score and class logits over the same features.
+
+    The logits are linear, the score has one hidden layer of as many units as there are features, as in the code of
+    Faster AutoAugment's authors.
 
     Args:
         backbone: images ``(B, C, H, W)`` to features ``(B, features)``; more dimensions are flattened.
@@ -37,7 +40,7 @@ class TwoHeads(nn.Module):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInputError(f"{name} must be an integer of at least 1; got {value!r}.")
         self.backbone = backbone
-        self.score = nn.Linear(features, 1)
+        self.score = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1))
         self.logits = nn.Linear(features, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ def faster_auto_augment(
         critic_optimizer, policy_optimizer: factories such as ``functools.partial(torch.optim.Adam, lr=1e-3)``; the
             critic's may be an instance. None: Adam at 1e-3 with betas (0, 0.999).
         mean, std: by which images are normalised before the critic sees them, one number or one per channel; the
-            slope is that to the normalised images.
+            slope is that to the normalised images. The authors' code: 0.5 and 0.5.
         seed: of everything random; the same seed, critic and data give the same policy (on a GPU up to the order of
             sums). torch's global generators are left as they were.
         progress: show progress on stderr.
@@ -128,9 +128,10 @@ def faster_auto_augment(
         NonFiniteError: a loss or the policy's gradient became NaN or infinite.
 
     References:
-        Hataya et al., "Faster AutoAugment: Learning Augmentation Strategies using Backpropagation", ECCV 2020,
-        section 3 (density matching) and 4.1 (the defaults); the stages and the selection by eq. (9) are those of
-        Hataya et al., "Meta Approach to Data Augmentation Optimization", WACV 2022, which compares with it this way.
+        Hataya et al., "Faster AutoAugment: Learning Augmentation Strategies using Backpropagation", ECCV 2020. The
+        defaults are those of its authors' code, but for the policy's form, two stages with the selection of eq. (9) in
+        Hataya et al., "Meta Approach to Data Augmentation Optimization", WACV 2022, which compares with it this way,
+        and for the norm in the penalty, which that code takes over the channels of each pixel.
         Gulrajani et al., "Improved Training of Wasserstein GANs", NIPS 2017 (the critic's loss).
     """
     _check_data(images, targets)
