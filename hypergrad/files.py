@@ -1,0 +1,205 @@
+"""Files: written whole or not at all, and JSON read without mercy: a mistake is named by file, field and value."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypergrad.errors import InvalidInputError
+from hypergrad.registry import closest
+
+Pathlike = str | os.PathLike[str]
+
+
+def write_atomically(path: Pathlike, data: bytes | str) -> None:
+    """Write a file so that at every moment, even if the machine stops, either the old content is there or the new.
+
+    The data goes to a temporary file in the same folder, is forced to the disk and renamed; then the folder is forced
+    to the disk. An existing file keeps its permissions, and a symbolic link stays one.
+
+    Args:
+        path: of the file; its folder must exist.
+        data: text is encoded in UTF-8.
+
+    Raises:
+        InvalidInputError: the folder does not exist, a folder has the file's name, or it may not be written there.
+        OSError: anything else, such as a full disk.
+
+    In each case what was there is unchanged and no temporary file stays.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise InvalidInputError(f"Cannot write {target}: the folder {target.parent} does not exist. Make it first.")
+    if target.is_dir():
+        raise InvalidInputError(f"Cannot write {target}: it is a folder. Give the name of a file in it.")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise InvalidInputError(f"Cannot write {target}: the file is read-only. Choose another name.")
+    # A short name of its own: the file's own may be as long as the file system allows already.
+    temporary = target.parent / f".hypergrad-{secrets.token_hex(8)}.tmp"
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InvalidInputError(
+                f"Cannot write {target}: {error.strerror}. Choose a folder that can be written to."
+            ) from error
+        error.add_note(f"Writing {target} failed; what was there before is unchanged.")
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the rename to the disk. Some systems have no such thing for folders; the file is whole all the same."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value of a JSON file and where it stands; each method checks it and returns it as what it must be.
+
+    Attributes:
+        file: the file's path, as given.
+        where: the way to the value, ``"stages[0][3].pi"``; empty for the whole.
+        value: as JSON holds it.
+
+    Every method raises :class:`~hypergrad.errors.InvalidInputError` with file, place, value and remedy.
+    """
+
+    file: str
+    where: str
+    value: Any
+
+    def error(self, must: str) -> InvalidInputError:
+        """The error that says what the value must be, and is not."""
+        shown = repr(self.value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        return InvalidInputError(f"{self.file}: {self.where or 'the content'} must be {must}; got {shown}.")
+
+    def fields(self, *names: str, optional: tuple[str, ...] = ()) -> dict[str, "Field"]:
+        """The members of an object: all of ``names``, perhaps ``optional`` ones, and no other."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"an object with the fields {', '.join(names)}")
+        prefix = f"{self.where}." if self.where else ""
+        known = [*names, *optional]
+        place = self.where or "the content"
+        for name in self.value:
+            if name not in known:
+                raise InvalidInputError(
+                    f"{self.file}: {place} has an unknown field {name!r}.{closest(name, known)} "
+                    f"Leave it out; there are: {', '.join(known)}."
+                )
+        for name in names:
+            if name not in self.value:
+                raise InvalidInputError(
+                    f"{self.file}: {place} lacks the field {name!r}. Add it; needed are: {', '.join(names)}."
+                )
+        return {name: Field(self.file, prefix + name, value) for name, value in self.value.items()}
+
+    def member(self, name: str) -> "Field":
+        """One member of an object."""
+        others = tuple(self.value) if isinstance(self.value, dict) else ()
+        return self.fields(name, optional=others)[name]
+
+    def items(self, length: int | None = None) -> list["Field"]:
+        """The members of a list of that length, or of any length but 0."""
+        wanted = "a non-empty list" if length is None else f"a list of {length}"
+        if not isinstance(self.value, list):
+            raise self.error(wanted)
+        if len(self.value) != length if length is not None else not self.value:
+            raise self.error(f"{wanted}, not of {len(self.value)}")
+        return [Field(self.file, f"{self.where}[{i}]", value) for i, value in enumerate(self.value)]
+
+    def number(self, low: float = -math.inf, high: float = math.inf) -> float:
+        """A finite number in [low, high]."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.error("a number")
+        # The bounds of finite doubles: an integer of JSON may be longer than that, and 1e999 is read as infinity.
+        if not -1.7e308 < self.value < 1.7e308:
+            raise self.error("a finite number")
+        if not low <= self.value <= high:
+            raise self.error(f"a number in [{low:g}, {high:g}]")
+        return self.value
+
+    def positive(self) -> float:
+        """A finite number above 0."""
+        value = self.number()
+        if value <= 0:
+            raise self.error("a positive number")
+        return value
+
+    def integer(self, low: int) -> int:
+        """An integer of at least ``low``."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < low:
+            raise self.error(f"an integer of at least {low}")
+        return self.value
+
+    def text(self) -> str:
+        """A string."""
+        if not isinstance(self.value, str):
+            raise self.error("a string")
+        return self.value
+
+    def one_of(self, *allowed: str) -> str:
+        """One of some strings."""
+        if self.value not in allowed:
+            raise self.error(" or ".join(repr(a) for a in allowed))
+        return str(self.value)
+
+    def flag(self) -> bool:
+        """``true`` or ``false``."""
+        if not isinstance(self.value, bool):
+            raise self.error("true or false")
+        return self.value
+
+
+def read_json(path: Pathlike) -> Field:
+    """The content of a JSON file. Nothing in it is executed.
+
+    Raises:
+        InvalidInputError: there is no such file, it cannot be read, it is not JSON in UTF-8, a number is NaN or
+            infinite, or an object has a field twice.
+    """
+    file = os.fspath(path)
+    try:
+        raw = Path(file).read_bytes()
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"There is no file {file}. Check the path (from {os.getcwd()}).") from error
+    except OSError as error:
+        raise InvalidInputError(f"Cannot read {file}: {error.strerror}. Give the path of a readable file.") from error
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidInputError(f"{file}: an object has the field {name!r} twice. Leave one out.")
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise InvalidInputError(f"{file}: {constant} is not a finite number. Write one, or make the file anew.")
+
+    try:
+        return Field(file, "", json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=refuse))
+    except InvalidInputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{file} is not JSON ({error}). Mend it there, or make the file anew.") from error
