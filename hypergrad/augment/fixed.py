@@ -1,6 +1,7 @@
 """Policies with nothing to learn: RandAugment, TrivialAugment, AutoAugment, and a learned policy that was frozen."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from hypergrad.augment.autoaugment import SUB_POLICIES
 from hypergrad.augment.checks import check_images, working_dtype
 from hypergrad.augment.mixture import Choice, Mixture, noise, resolve_operations
 from hypergrad.augment.operations import PAPER_OPERATIONS, Operation
+from hypergrad.augment.pictures import draw_policy, stage_means
 from hypergrad.errors import InvalidInputError, UnknownNameError
+from hypergrad.files import Pathlike
 from hypergrad.registry import closest
 
 #: RandAugment's and TrivialAugment's operations: the paper's without Invert, and Identity.
@@ -112,6 +115,22 @@ class FixedPolicy(nn.Module):
             kept = torch.where(applied < p[sub, k, pick], pick, size)
             choices.append(Choice(kept, magnitude, torch.where(sign < 0.5, -1.0, 1.0).to(uniform.dtype)))
         return choices
+
+    def preview(self, images: Tensor, path: Pathlike | None = None, *, key: int = 0, samples: int | None = None) -> Any:
+        """A picture, as :meth:`hypergrad.augment.Policy.preview` makes it; pi, mu and p are means by stage."""
+        pi, p, mu = self.get_buffer("pi"), self.get_buffer("p"), self.get_buffer("mu")
+        subs, stages, size = pi.shape
+        title = f"Fixed policy (stages: {stages}, operations: {size})"
+        return draw_policy(
+            images,
+            lambda x, draw_key: self(x, key=draw_key),
+            self.mixture.operations,
+            stage_means(pi, p, mu),
+            title=title if subs == 1 else f"{title}: means of {subs} sub-policies",
+            path=path,
+            key=key,
+            samples=samples,
+        )
 
     def extra_repr(self) -> str:
         """The sizes, for ``print``."""

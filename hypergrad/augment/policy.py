@@ -1,7 +1,7 @@
 """The augmentation policy: K stages that each pick one operation per image, and apply it or not."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from hypergrad.augment.checks import check_images, column, working_dtype
 from hypergrad.augment.fixed import FixedPolicy
 from hypergrad.augment.mixture import Choice, Mixture, noise, resolve_operations
 from hypergrad.augment.operations import PAPER_OPERATIONS, Operation, StraightThrough
+from hypergrad.augment.pictures import draw_policy
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import Pathlike
 
 Selection = Literal["unbiased", "relaxed"]
 
@@ -167,6 +169,34 @@ class Policy(nn.Module):
         """The policy as it stands, with nothing left to learn: what is exported, and cheaper to draw from."""
         held = {name: value[None] for name, value in self.values().items()}
         return FixedPolicy(self.mixture.operations, pi=held["pi"], p=held["p"], mu=held["mu"][..., None])
+
+    def preview(self, images: Tensor, path: Pathlike | None = None, *, key: int = 0, samples: int | None = None) -> Any:
+        """A picture: what the policy does to images, each operation by magnitude, and pi, mu and p.
+
+        Args:
+            images: ``(B, C, H, W)``, floats in [0, 1], 1 or 3 channels; the first eight are shown.
+            path: where to write it (PNG, SVG or PDF, by suffix); None: it is only returned.
+            key: of the draws.
+            samples: how many (hard) draws of each image; None: as many as fit beside the operations.
+
+        Returns:
+            The ``matplotlib.figure.Figure``.
+
+        Raises:
+            InvalidInputError: images that cannot be shown, or a path that cannot be written.
+            MissingLibraryError: matplotlib cannot be imported.
+        """
+        title = f"Policy (stages: {self.stages}, operations: {len(self.operations)})"
+        return draw_policy(
+            images,
+            lambda x, draw_key: self(x, soft=False, key=draw_key),
+            self.mixture.operations,
+            self.values(),
+            title=title,
+            path=path,
+            key=key,
+            samples=samples,
+        )
 
     def extra_repr(self) -> str:
         """The options, for ``print``."""
