@@ -383,14 +383,14 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 @functools.cache
 def effects(seed: int, *, moving: bool, selection: str, maximise: bool = False) -> dict[str, float]:
-    """``pi p mu`` of each operation after 64 steps."""
+    """``pi p mu`` of each operation after 96 steps."""
     temperature = 0.05 if selection == "relaxed" else 0.5
     adam = functools.partial(torch.optim.Adam, betas=(0.0, 0.999))
     result = faster_auto_augment(
         *blobs(seed, moving=moving),
         convolutional(seed),
         policy=Policy(1, PLANTED, selection=selection, temperature=temperature),
-        epochs=8,
+        epochs=12,
         batch_size=64,
         subset=None,
         critic_optimizer=functools.partial(adam, lr=3e-3),
