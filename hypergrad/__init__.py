@@ -26,8 +26,7 @@ from hypergrad.problem import BilevelProblem, BilevelResult
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.solvers import Solution, Status, register_solver
 from hypergrad.stepper import HyperStepper
-
-__version__ = "0.1.0"
+from hypergrad.version import __version__
 
 __all__ = [
     "BilevelProblem",

@@ -11,15 +11,22 @@ from hypergrad.augment.operations import (
 )
 from hypergrad.augment.policy import Policy
 from hypergrad.augment.ranges import RANGES
+from hypergrad.augment.resized_crop import ResizedCropFlip
+from hypergrad.augment.standard import Compose, CropFlip, Cutout, RandomErasing
 
 __all__ = [
     "COMMON_OPERATIONS",
     "PAPER_OPERATIONS",
     "RANGES",
+    "Compose",
+    "CropFlip",
+    "Cutout",
     "FixedPolicy",
     "Madao",
     "Operation",
     "Policy",
+    "RandomErasing",
+    "ResizedCropFlip",
     "auto_augment",
     "get_operation",
     "operation_names",

@@ -1,10 +1,13 @@
 """AutoAugment's published policies as data (Cubuk et al., CVPR 2019, appendix: tables 7, 8 and 9).
 
-25 pairs each; an operation is written with its probability in tenths and its magnitude as a bin from 0 to 9 ("-":
-the operation has none).
+25 pairs each; an operation is written with its probability in tenths and its magnitude as a bin from 0 to 9. "-" is an
+operation without a strength; it gets the strongest bin, at which it is applied in full whatever the range.
 """
 
 Stage = tuple[str, float, int]
+
+#: The last of the ten bins.
+STRONGEST = 9
 
 _TABLES = {
     "cifar10": """
@@ -57,7 +60,7 @@ _TABLES = {
 
 def _stage(text: str) -> Stage:
     name, tenths, magnitude = text.split()
-    return name, int(tenths) / 10, 0 if magnitude == "-" else int(magnitude)
+    return name, int(tenths) / 10, STRONGEST if magnitude == "-" else int(magnitude)
 
 
 def _pairs(text: str) -> tuple[tuple[Stage, Stage], ...]:

@@ -15,7 +15,7 @@ from hypergrad.errors import InvalidInputError
 Fill = Literal["zeros", "reflect"]
 
 
-class _PerImage(nn.Module):
+class PerImage(nn.Module):
     """Augments each image by uniform numbers of its own; nothing is learned."""
 
     #: How many uniform numbers an image needs.
@@ -47,7 +47,7 @@ class _PerImage(nn.Module):
         raise NotImplementedError
 
 
-class CropFlip(_PerImage):
+class CropFlip(PerImage):
     """The standard augmentation of CIFAR (He et al., CVPR 2016, section 4.2): shifted crops, mirrored at random.
 
     Each image is padded on all sides and cut back to its size at an offset that is uniform over the
@@ -95,7 +95,7 @@ class CropFlip(_PerImage):
                 f"A reflected padding must be smaller than the images; got padding={self.padding} and images of "
                 f"{height} x {width}. Take a smaller padding, or fill='zeros'."
             )
-        down, right = (_below(uniform[:, i, None], 2 * self.padding + 1) - self.padding for i in (0, 1))
+        down, right = (below(uniform[:, i, None], 2 * self.padding + 1) - self.padding for i in (0, 1))
         rows = torch.arange(height, device=images.device) + down  # (B, H), of the image that is not padded
         columns = torch.arange(width, device=images.device).expand(len(images), width)
         if self.flip:
@@ -110,7 +110,7 @@ class CropFlip(_PerImage):
         return f"padding={self.padding}, flip={self.flip}, fill={self.fill!r}"
 
 
-class Cutout(_PerImage):
+class Cutout(PerImage):
     """Cutout (DeVries and Taylor, 2017, arXiv:1708.04552): a square is erased.
 
     It is centred at a pixel drawn uniformly, and cut off at the image's border. (An even size has no centre pixel:
@@ -147,8 +147,8 @@ class Cutout(_PerImage):
     def augment(self, images: Tensor, uniform: Tensor) -> Tensor:
         """The images, erased by uniform numbers in (0, 1), ``(B, 3)``: applied or not, row, column."""
         height, width = images.shape[2:]
-        top = _below(uniform[:, 1], height) - self.size // 2
-        left = _below(uniform[:, 2], width) - self.size // 2
+        top = below(uniform[:, 1], height) - self.size // 2
+        left = below(uniform[:, 2], width) - self.size // 2
         square = _rectangle(images, top, left, top + self.size, left + self.size)
         return _erase(images, square & column(uniform[:, 0] < self.p), self.fill)
 
@@ -157,7 +157,7 @@ class Cutout(_PerImage):
         return f"size={self.size}, p={self.p}, fill={self.fill}"
 
 
-class RandomErasing(_PerImage):
+class RandomErasing(PerImage):
     """Random erasing (Zhong et al., AAAI 2020, algorithm 1): a rectangle of random size, shape and place is erased.
 
     Area and aspect ratio are drawn, up to ten times, until the rectangle, its sides rounded to whole pixels, fits into
@@ -194,8 +194,8 @@ class RandomErasing(_PerImage):
     ) -> None:
         super().__init__()
         self.p = _unit(p, "p")
-        self.area = _interval(area, "area", 1)
-        self.ratio = _interval(ratio, "ratio", math.inf)
+        self.area = interval(area, "area", 1)
+        self.ratio = interval(ratio, "ratio", math.inf)
         self.fill = _unit(fill, "fill")
 
     def augment(self, images: Tensor, uniform: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class RandomErasing(_PerImage):
         fits = (heights <= height) & (widths <= width)
         first = fits.int().argmax(1, keepdim=True)
         tall, wide = heights.gather(1, first)[:, 0], widths.gather(1, first)[:, 0]
-        top, left = _below(uniform[:, 1], height - tall + 1), _below(uniform[:, 2], width - wide + 1)
+        top, left = below(uniform[:, 1], height - tall + 1), below(uniform[:, 2], width - wide + 1)
         applied = (uniform[:, 0] < self.p) & fits.any(1)
         return _erase(images, _rectangle(images, top, left, top + tall, left + wide) & column(applied), self.fill)
 
@@ -292,7 +292,8 @@ def _unit(value: float, name: str) -> float:
     return float(value)
 
 
-def _interval(value: tuple[float, float], name: str, most: float) -> tuple[float, float]:
+def interval(value: tuple[float, float], name: str, most: float) -> tuple[float, float]:
+    """Two positive numbers, checked: the smaller first, the larger at most ``most``."""
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(_is_number(v) for v in value)
     if not pair or not 0 < value[0] <= value[1] <= most or value[1] == math.inf:
         bound = f", at most {most:g}" if most < math.inf else ""
@@ -300,7 +301,7 @@ def _interval(value: tuple[float, float], name: str, most: float) -> tuple[float
     return float(value[0]), float(value[1])
 
 
-def _below(uniform: Tensor, count: int | Tensor) -> Tensor:
+def below(uniform: Tensor, count: int | Tensor) -> Tensor:
     """Integers from 0 to ``count - 1``, equally likely, from numbers in (0, 1)."""
     # No number of the noise exceeds 1 - 2**-24, and the product with that is too far from the count to round up to it.
     return (uniform * count).long()

@@ -65,7 +65,7 @@ def named(name: str) -> str:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_autoaugment_is_the_published_table(name: str) -> None:
-    wanted = [tuple((named(op), p, 0 if bin_ is None else bin_) for op, p, bin_ in pair) for pair in PUBLISHED[name]]
+    wanted = [tuple((named(op), p, 9 if bin_ is None else bin_) for op, p, bin_ in pair) for pair in PUBLISHED[name]]
     assert len(wanted) == 25
     assert list(SUB_POLICIES[name]) == wanted
     policy = auto_augment(name)
@@ -77,6 +77,13 @@ def test_autoaugment_is_the_published_table(name: str) -> None:
         assert pi[s, k].tolist() == [float(i == place) for i in range(len(policy.operations))]
         assert p[s, k, place].item() == pytest.approx(probability)
         assert mu[s, k, place].tolist() == pytest.approx([bin_ / 9])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_autoaugment_applies_what_has_no_strength_in_full_whatever_the_range(name: str) -> None:
+    policy = auto_augment(name, ranges="madao")
+    column = policy.operations.index("Equalize")
+    assert (policy.mu[policy.pi[:, :, column] == 1][:, column] == 1).all()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -331,6 +338,8 @@ def fixed(pi: Tensor = ONE / 2, p: Tensor = ONE, mu: Tensor = ONE[..., None]) ->
         (lambda: fixed(mu=ONE[..., None] / 0 * 0), InvalidInputError, "mu must lie in [0, 1]; got values from nan"),
         (lambda: fixed(pi=ONE), InvalidInputError, "Every row of pi must sum to 1; got sums [2.0]"),
         (lambda: FixedPolicy([], pi=ONE, p=ONE, mu=ONE), InvalidInputError, "got []"),
+        (lambda: FixedPolicy(["Rotate"], pi=[1.0], p=ONE, mu=ONE), InvalidInputError, "pi must be a tensor of floats"),
+        (lambda: auto_augment(["cifar10"]), UnknownNameError, "Unknown AutoAugment policy ['cifar10']"),
         (lambda: FixedPolicy(["Rotat"], pi=ONE, p=ONE, mu=ONE), UnknownNameError, "Did you mean 'Rotate'?"),
         (lambda: rand_augment(0), InvalidInputError, "num_operations must be an integer of at least 1; got 0"),
         (lambda: rand_augment(2.0), InvalidInputError, "got 2.0"),
