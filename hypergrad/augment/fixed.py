@@ -1,16 +1,19 @@
 """Policies with nothing to learn: RandAugment, TrivialAugment, AutoAugment, and a learned policy that was frozen."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from hypergrad.augment import policy_file
 from hypergrad.augment.autoaugment import SUB_POLICIES
 from hypergrad.augment.checks import check_images, working_dtype
 from hypergrad.augment.mixture import Choice, Mixture, noise, resolve_operations
 from hypergrad.augment.operations import PAPER_OPERATIONS, Operation
 from hypergrad.augment.pictures import draw_policy, stage_means
+from hypergrad.augment.pillow_export import PillowPolicy
+from hypergrad.augment.torchvision_export import TorchvisionPolicy
 from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.files import Pathlike
 from hypergrad.registry import closest
@@ -45,6 +48,11 @@ class FixedPolicy(nn.Module):
     ) -> None:
         super().__init__()
         table = resolve_operations(operations, ranges)
+        for name, value in (("pi", pi), ("p", p), ("mu", mu)):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise InvalidInputError(
+                    f"{name} must be a tensor of floats; got {value!r}. From a list: torch.tensor(values)."
+                )
         if pi.ndim != 3 or 0 in pi.shape or pi.shape[2] != len(table):
             raise InvalidInputError(
                 f"pi must have the shape (sub-policies, stages, {len(table)} operations); got {tuple(pi.shape)}."
@@ -132,6 +140,44 @@ class FixedPolicy(nn.Module):
             samples=samples,
         )
 
+    def save(self, path: Pathlike) -> None:
+        """Write the policy as a readable JSON file, see :mod:`hypergrad.augment.policy_file`.
+
+        Raises:
+            InvalidInputError: an operation that could not be read back, or a place that cannot be written.
+        """
+        pi, p, mu = self.get_buffer("pi"), self.get_buffer("p"), self.get_buffer("mu")
+        policy_file.write_fixed(path, policy_file.Fixed(operations=self.mixture.operations, pi=pi, p=p, mu=mu))
+
+    @classmethod
+    def load(cls, path: Pathlike) -> Self:
+        """Read a policy that :meth:`save` wrote, bit-equal, or one that was written by hand.
+
+        Raises:
+            InvalidInputError: no such file, or a field that cannot be; the message names file, field and value.
+            UnknownNameError: an operation that is not registered.
+        """
+        held = policy_file.read_fixed(path)
+        return cls(held.operations, pi=held.pi, p=held.p, mu=held.mu)
+
+    def to_pillow(self, seed: int | None = None) -> PillowPolicy:
+        """The policy as a callable on Pillow images, for a loader's workers.
+
+        Args:
+            seed: None draws from Python's global ``random``, which torch's loaders seed in each worker; an integer gives a
+                stream of its own, see :class:`~hypergrad.augment.pillow_export.PillowPolicy`.
+
+        Raises:
+            InvalidInputError: an operation has no Pillow function.
+            MissingLibraryError: there is no Pillow.
+        """
+        pi, p, mu = self.get_buffer("pi"), self.get_buffer("p"), self.get_buffer("mu")
+        return PillowPolicy(self.mixture.operations, pi=pi, p=p, mu=mu, seed=seed)
+
+    def to_torchvision(self) -> TorchvisionPolicy:
+        """The policy as a transform for ``torchvision.transforms.v2``."""
+        return TorchvisionPolicy(self)
+
     def extra_repr(self) -> str:
         """The sizes, for ``print``."""
         subs, stages, _, levels = self.get_buffer("mu").shape
@@ -214,7 +260,7 @@ def auto_augment(name: str = "cifar10", *, ranges: str = "autoaugment") -> Fixed
     Raises:
         UnknownNameError: no policy of that name.
     """
-    if name not in SUB_POLICIES:
+    if not isinstance(name, str) or name not in SUB_POLICIES:
         raise UnknownNameError(
             f"Unknown AutoAugment policy {name!r}.{closest(str(name), list(SUB_POLICIES))} "
             f"Published: {', '.join(SUB_POLICIES)}."

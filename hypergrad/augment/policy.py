@@ -1,17 +1,19 @@
 """The augmentation policy: K stages that each pick one operation per image, and apply it or not."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from hypergrad.augment import relaxations
+from hypergrad.augment import policy_file, relaxations
 from hypergrad.augment.checks import check_images, column, working_dtype
 from hypergrad.augment.fixed import FixedPolicy
 from hypergrad.augment.mixture import Choice, Mixture, noise, resolve_operations
 from hypergrad.augment.operations import PAPER_OPERATIONS, Operation, StraightThrough
 from hypergrad.augment.pictures import draw_policy
+from hypergrad.augment.pillow_export import PillowPolicy
+from hypergrad.augment.torchvision_export import TorchvisionPolicy
 from hypergrad.errors import InvalidInputError
 from hypergrad.files import Pathlike
 
@@ -197,6 +199,55 @@ class Policy(nn.Module):
             key=key,
             samples=samples,
         )
+
+    def save(self, path: Pathlike) -> None:
+        """Write the policy as a readable JSON file, see :mod:`hypergrad.augment.policy_file`.
+
+        Raises:
+            InvalidInputError: a parameter that is not finite, an operation that could not be read back, or a place
+                that cannot be written.
+        """
+        held = policy_file.Learned(
+            operations=self.mixture.operations,
+            pi=self.pi,
+            mu=self.mu,
+            p=self.p,
+            group_size=self.group_size,
+            selection=self.selection,
+            temperature=self.temperature,
+            selection_temperature=self.selection_temperature,
+            straight_through=self.mixture.straight_through,
+        )
+        policy_file.write_learned(path, held)
+
+    @classmethod
+    def load(cls, path: Pathlike) -> Self:
+        """Read a policy that :meth:`save` wrote, with bit-equal parameters, or one that was written by hand.
+
+        Raises:
+            InvalidInputError: no such file, or a field that cannot be; the message names file, field and value.
+            UnknownNameError: an operation that is not registered.
+        """
+        held = policy_file.read_learned(path)
+        policy = cls(
+            len(held.pi),
+            held.operations,
+            group_size=held.group_size,
+            selection=held.selection,
+            temperature=held.temperature,
+            selection_temperature=held.selection_temperature,
+            straight_through=held.straight_through,
+        )
+        policy.pi, policy.mu, policy.p = nn.Parameter(held.pi), nn.Parameter(held.mu), nn.Parameter(held.p)
+        return policy
+
+    def to_pillow(self, seed: int | None = None) -> PillowPolicy:
+        """The policy as it stands, as a callable on Pillow images; see :meth:`FixedPolicy.to_pillow`."""
+        return self.freeze().to_pillow(seed)
+
+    def to_torchvision(self) -> TorchvisionPolicy:
+        """The policy as it stands, as a transform for ``torchvision.transforms.v2``."""
+        return self.freeze().to_torchvision()
 
     def extra_repr(self) -> str:
         """The options, for ``print``."""
