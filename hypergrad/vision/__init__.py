@@ -1,0 +1,1 @@
+"""Image classification: data, models, one training function, and the runs it leaves."""
