@@ -130,10 +130,11 @@ def test_penalty_against_central_differences() -> None:
 
 
 def test_penalty_is_taken_outside_autocast() -> None:
-    critic, images = convolutional(0), torch.rand(4, 1, 12, 12)
-    wanted = slope_penalty(critic, images)
+    critic, images = convolutional(0), torch.rand(4, 1, 12, 12, requires_grad=True)
+    (slope,) = torch.autograd.grad(critic(images)[0].sum(), images)
+    wanted = (slope.flatten(1).norm(dim=1) - 1).square().mean()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(slope_penalty(critic, images), wanted)
+        assert torch.allclose(slope_penalty(critic, images), wanted, rtol=1e-5)
         assert judge(critic, images)[0].dtype == torch.float32  # but of bfloat16's precision
 
 
@@ -163,8 +164,12 @@ def test_penalty_lies_between_natural_and_augmented() -> None:
     critic = Recorder().double()
     natural, augmented = torch.ones(2, 1, 1, 1).double(), torch.zeros(2, 1, 1, 1).double()
     mix = torch.tensor([0.25, 1.0]).double()
-    critic_loss(critic, natural, torch.zeros(2).long(), augmented, mix, gradient_penalty=1, classification=0)
+    augmented.requires_grad_()
+    loss = critic_loss(critic, natural, torch.zeros(2).long(), augmented, mix, gradient_penalty=1, classification=0)
     assert critic.seen[-1].flatten().tolist() == [0.25, 1.0]
+    loss.total.backward()
+    assert critic.weight.grad != 0
+    assert augmented.grad is None  # nothing flows back to the policy
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
@@ -320,7 +325,7 @@ def test_reproducible_and_nothing_else_is_touched(selection: str) -> None:
     assert all(0 <= r.accuracy <= 1 and r.gradient > 0 and r.penalty > 0 for r in first.history)
 
 
-def test_the_critic_gets_no_gradient_from_the_policy() -> None:
+def test_a_step_is_what_it_should_be_and_the_critic_gets_no_gradient_from_the_policy() -> None:
     images, targets = blobs(0, moving=False, samples=16)
     critic = convolutional(0)
     seen = []
@@ -342,13 +347,20 @@ def test_the_critic_gets_no_gradient_from_the_policy() -> None:
     seed = functools.partial(keys.derive, 0, "faster")
     order = torch.randperm(16, generator=keys.generator(keys.derive(seed("order"), "order", 0)))
     x, y = images[order], targets[order]
-    augmented = Policy(selection="relaxed", temperature=0.05)(x[8:], soft=True, key=seed("critic step", 0))
+    policy = Policy(selection="relaxed", temperature=0.05)
+    augmented = policy(x[8:], soft=True, key=seed("critic step", 0))
     mix = keys.uniform(seed("mix", 0), torch.arange(8), 1)[:, 0]
     loss = critic_loss(again, x[:8], y[:8], augmented, mix, gradient_penalty=10, classification=0.1)
     for grad, wanted in zip(seen[0], torch.autograd.grad(loss.total, list(again.parameters())), strict=True):
         assert torch.allclose(grad, wanted, rtol=1e-5, atol=1e-7)
     assert result.history[0].critic_loss == pytest.approx(loss.total.item(), rel=1e-5)
     assert result.history[0].wasserstein == pytest.approx(loss.wasserstein.item(), rel=1e-5)
+    assert result.history[0].penalty == pytest.approx(loss.penalty.item(), rel=1e-5)
+    augmented = policy(x[8:], soft=True, key=seed("policy step", 0))
+    losses = policy_losses(again, augmented, y[8:], classification=0.1)
+    assert result.history[0].policy_loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    grads = torch.autograd.grad(losses.mean(), list(policy.parameters()))
+    assert result.history[0].gradient == pytest.approx(torch.cat(grads).norm().item(), rel=1e-5)
 
 
 def test_8_bit_images_equal_floats() -> None:
