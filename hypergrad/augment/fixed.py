@@ -164,8 +164,8 @@ class FixedPolicy(nn.Module):
         """The policy as a callable on Pillow images, for a loader's workers.
 
         Args:
-            seed: None draws from Python's global ``random``, which torch's loaders seed in each worker; an integer gives a
-                stream of its own, see :class:`~hypergrad.augment.pillow_export.PillowPolicy`.
+            seed: None draws from Python's global ``random``, which torch's loaders seed in each worker; an integer
+                gives a stream of its own, see :class:`~hypergrad.augment.pillow_export.PillowPolicy`.
 
         Raises:
             InvalidInputError: an operation has no Pillow function.
