@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hypergrad import estimators, families, solvers
+from hypergrad.augment import operations
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,6 +26,7 @@ def _undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for module in (solvers, families, estimators):
         monkeypatch.setattr(module._registry, "_entries", dict(module._registry._entries))
+    monkeypatch.setattr(operations, "_operations", dict(operations._operations))
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)

@@ -1,5 +1,7 @@
 """Differentiable augmentation on batches of images in [0, 1]: operations, the policy, and the family ``madao``."""
 
+from hypergrad.augment.density import TwoHeads
+from hypergrad.augment.faster import FasterResult, faster_auto_augment
 from hypergrad.augment.fixed import COMMON_OPERATIONS, FixedPolicy, auto_augment, rand_augment, trivial_augment_wide
 from hypergrad.augment.madao import Madao
 from hypergrad.augment.operations import (
@@ -21,13 +23,16 @@ __all__ = [
     "Compose",
     "CropFlip",
     "Cutout",
+    "FasterResult",
     "FixedPolicy",
     "Madao",
     "Operation",
     "Policy",
     "RandomErasing",
     "ResizedCropFlip",
+    "TwoHeads",
     "auto_augment",
+    "faster_auto_augment",
     "get_operation",
     "operation_names",
     "rand_augment",
