@@ -235,14 +235,14 @@ def _read_raw(raw: Field, shape: torch.Size) -> dict[str, Tensor]:
     """The raw parameters, ``(K, N)`` each."""
     given = raw.fields("dtype", "pi", "mu", "p")
     dtype = _DTYPES[given["dtype"].one_of(*_DTYPES)]
-    limit = torch.finfo(dtype).max
-    return {
-        name: torch.tensor(
-            [[v.number(-limit, limit) for v in row.items(shape[1])] for row in given[name].items(shape[0])],
-            dtype=dtype,
-        )
-        for name in ("pi", "mu", "p")
-    }
+    values = {}
+    for name in ("pi", "mu", "p"):
+        places = [row.items(shape[1]) for row in given[name].items(shape[0])]
+        value = torch.tensor([[v.number() for v in row] for row in places], dtype=torch.float64).to(dtype)
+        for k, n in (~value.isfinite()).nonzero().tolist():
+            raise places[k][n].error(f"in the range of {given['dtype'].value}")
+        values[name] = value
+    return values
 
 
 def _check_agreement(stages: Field, readable: Sequence[Tensor], raw: Sequence[Tensor]) -> None:
