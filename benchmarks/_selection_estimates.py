@@ -176,6 +176,7 @@ def measure(
     norm = float(truth.norm())
     return {
         "name": problem.name,
+        "seed": seed,
         "pi": torch.softmax(problem.logits, -1).tolist(),
         "truth": truth.tolist(),
         "truth_norm": norm if norm > 1e-12 else 0.0,

@@ -164,11 +164,11 @@ def test_moments() -> None:
 
 
 def test_where_the_estimators_cross() -> None:
-    unbiased_errors = {"2": {"rmse": 3.0}, "4": {"rmse": 2.0}, "8": {"rmse": 0.9}, "16": {"rmse": 0.6}}
+    mine = {"2": {"rmse": 3.0}, "4": {"rmse": 2.0}, "8": {"rmse": 0.9}, "16": {"rmse": 0.6}}
     better_later = {"rmse_by_batch": {"2": 2.0, "4": 1.5, "8": 1.2, "16": 1.1}}
     always_better = {"rmse_by_batch": {"2": 0.5, "4": 0.5, "8": 0.5, "16": 0.5}}
-    held = {"unbiased": unbiased_errors, "relaxed": {"1.0": better_later, "2.0": always_better}}
-    assert closer_from(held, "1.0") == 8 and closer_from(held, "2.0") is None
+    held = {"unbiased": mine, "relaxed": {"1.0": better_later, "2.0": always_better}}
+    assert closer_from([held], "1.0") == 8 and closer_from([held], "2.0") is None
     assert bias_outweighs_from({"bias": 0.5, "bias_error": 0.0, "variance": 10.0}) == 41
     assert bias_outweighs_from({"bias": 0.01, "bias_error": 0.01, "variance": 10.0}) is None
 
