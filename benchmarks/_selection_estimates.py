@@ -130,8 +130,8 @@ class Moments:
         variance = self.variance / unit**2
         return {
             "estimates": self.count,
-            "mean": mean.tolist(),
-            "standard_error": (spread / self.count).sqrt().tolist(),
+            "mean": _rounded(mean),
+            "standard_error": _rounded((spread / self.count).sqrt()),
             "bias": float(bias.norm()) / unit,
             "bias_error": (self.variance / self.count) ** 0.5 / unit,
             "variance": variance,
@@ -139,6 +139,11 @@ class Moments:
             "cosine": product / (float(mean.norm()) / unit) if known and mean.any() else None,
             "signal": product / variance**0.5 if known and variance > 0 else None,
         }
+
+
+def _rounded(values: Tensor) -> list[list[float]]:
+    """Six digits: enough to read, and they keep the file small."""
+    return [[float(f"{v:.6g}") for v in row] for row in values.tolist()]
 
 
 def measure(

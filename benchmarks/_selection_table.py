@@ -214,8 +214,8 @@ def markdown(results: Results) -> str:
             f"# Two gradients of the selection probabilities, against the enumerated truth{smoke}",
             "",
             f"{setup['samples']:,} draws for each loss, seed and estimator; batches of one size share no draw. The "
-            "first four losses are functions of a number y, which the picked one of two operations puts out. The others are "
-            f"of {setup['images']} digits after {setup['stages']} stages of {', '.join(setup['operations'])} (always "
+            "first four losses are functions of a number y, which the picked one of two operations puts out. The others "
+            f"are of {setup['images']} digits after {setup['stages']} stages of {', '.join(setup['operations'])} (always "
             f"applied, at magnitude {setup['magnitude']}, signs drawn), with {setup['seeds']} seeds of network and "
             "digits: the cross-entropy of a network of 32 tanh units with random weights, or trained; and the cross "
             "derivative, minus the product of an image's loss gradient with the validation gradient, which gives an "
