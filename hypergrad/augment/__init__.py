@@ -3,6 +3,7 @@
 from hypergrad.augment.density import TwoHeads
 from hypergrad.augment.faster import FasterResult, faster_auto_augment
 from hypergrad.augment.fixed import COMMON_OPERATIONS, FixedPolicy, auto_augment, rand_augment, trivial_augment_wide
+from hypergrad.augment.loading import load_policy
 from hypergrad.augment.madao import Madao
 from hypergrad.augment.operations import (
     PAPER_OPERATIONS,
@@ -34,6 +35,7 @@ __all__ = [
     "auto_augment",
     "faster_auto_augment",
     "get_operation",
+    "load_policy",
     "operation_names",
     "rand_augment",
     "register_operation",
