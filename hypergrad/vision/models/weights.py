@@ -36,7 +36,7 @@ class WeightsReport:
     def __str__(self) -> str:
         return (
             f"{len(self.loaded)} tensors loaded; left as initialised: {', '.join(self.left) or 'none'}; "
-            f"not used of the file: {', '.join(self.unexpected) or 'none'}"
+            f"no place in the network: {', '.join(self.unexpected) or 'none'}"
         )
 
 

@@ -31,7 +31,8 @@ class _Block(nn.Module):
         h = F.relu(self.norm2(self.conv1(h)))
         if self.dropout:
             h = F.dropout(h, self.dropout, self.training)
-        return skip + self.conv2(h)
+        residual: Tensor = self.conv2(h)
+        return skip + residual
 
 
 class WideResNet(nn.Module):
