@@ -61,8 +61,10 @@ class PillowPolicy:
 
     It draws what a :class:`~hypergrad.augment.FixedPolicy` draws: one of the equally likely sub-policies; in each stage
     an operation by pi, which is applied with probability p at one of the equally likely magnitudes, in a random
-    direction where it has two. The results differ from those on tensors by Pillow's rounding to 8 bits after each
-    operation, and by its border: it repeats the outermost pixel where the tensor version fades to black.
+    direction where it has two. An operation's result is within one 8-bit level of the one on tensors, except at the
+    border: Pillow repeats the outermost pixel where the tensor version fades to black. Pillow rounds after each
+    operation; a second one may stretch that, most where the first leaves little contrast (Invert near the strength
+    0.7, then AutoContrast or Equalize).
 
     It can be pickled when its operations' Pillow functions can (they are functions of a module).
 

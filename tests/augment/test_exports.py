@@ -212,14 +212,17 @@ def test_the_same_draw_gives_the_same_image(name: str, mode: str) -> None:
     array = IMAGES[mode]
     image, tensor = Image.fromarray(array), (as_tensor(array) * 255).round().byte()
     off = []
-    for seed in range(100):
+    for seed in range(200):
         torch.manual_seed(seed)
         pillow = pixels(transform(image))
         torch.manual_seed(seed)
         off.append(np.abs(pillow - levels(transform(tensor).double() / 255)))
-    # One level for each of two operations; a second one that decides on a level may decide otherwise on some pixels, and
-    # so may the border on all that is moved in. Measured: at most 4.1 %.
-    assert (np.stack(off) > 2).mean() < 0.05
+    share = (np.stack(off) > 2).mean((1, 2, 3))
+    # A level for each of two operations. On some pixels a second one that decides on a level decides otherwise, and the
+    # border may have been moved in. In a few images the second stretches what the first left of the contrast (Invert
+    # at a strength of 0.7, then AutoContrast), and the first's rounding with it.
+    assert np.median(share) < 0.03
+    assert (share > 0.1).mean() < 0.06
 
 
 # Use with Pillow
