@@ -31,7 +31,7 @@ class Net(nn.Module):
         self.frozen = nn.BatchNorm1d(channels).eval()
         self.scale = scale
     def forward(self, x):
-        return self.linear(self.frozen(self.norm(self.dropout(x.mean((2, 3)))))) * self.scale
+        return self.linear(self.frozen(self.norm(self.dropout((x + 0 * torch.rand(())).mean((2, 3)))))) * self.scale
 
 def sized(num_classes, image_size):
     return nn.Sequential(nn.Flatten(), nn.Linear(image_size**2, num_classes))
