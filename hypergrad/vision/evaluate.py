@@ -1,0 +1,75 @@
+"""How good a network is: loss, error, and which class is taken for which."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hypergrad.vision.splits import Part
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a network on images that are not augmented.
+
+    Attributes:
+        count: images.
+        loss: mean cross-entropy.
+        error: share of wrong answers, in percent.
+        top5_error: share of images whose class is not among the five likeliest, in percent; None below six classes.
+        confusion: images by true (row) and predicted (column) class.
+    """
+
+    count: int
+    loss: float
+    error: float
+    top5_error: float | None
+    confusion: list[list[int]] = field(repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """The numbers without the confusion matrix."""
+        return {"count": self.count, "loss": self.loss, "error": self.error, "top5_error": self.top5_error}
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, part: Part, classes: tuple[str, ...], *, batch_size: int = 500, crop: int | None = None
+) -> Evaluation:
+    """Evaluate in eval mode; afterwards the network is in the mode it was in.
+
+    Args:
+        network: takes images in [0, 1].
+        part: 8-bit images and targets.
+        classes: their names.
+        batch_size: images at a time.
+        crop: pixels a side of the central crop; None: whole images.
+    """
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    size = len(classes)
+    confusion = torch.zeros(size * size, dtype=torch.int64)
+    loss, top5 = 0.0, 0
+    for positions in torch.arange(len(part)).split(batch_size):
+        pixels, targets = part.draw(positions)
+        images = pixels.to(device).float() / 255
+        if crop is not None:
+            top, left = (images.shape[2] - crop) // 2, (images.shape[3] - crop) // 2
+            images = images[..., top : top + crop, left : left + crop]
+        outputs = network(images).float().cpu()
+        loss += float(F.cross_entropy(outputs, targets, reduction="sum"))
+        confusion += torch.bincount(targets * size + outputs.argmax(1), minlength=size * size)
+        if size > 5:
+            top5 += int((outputs.topk(5, 1).indices == targets[:, None]).sum())
+    network.train(training)
+    table = confusion.view(size, size)
+    count = len(part)
+    return Evaluation(
+        count=count,
+        loss=loss / count,
+        error=100 * (1 - int(table.diagonal().sum()) / count),
+        top5_error=100 * (1 - top5 / count) if size > 5 else None,
+        confusion=table.tolist(),
+    )

@@ -1,0 +1,181 @@
+"""A finished run as a classifier: ``load(run).predict(image)``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypergrad.errors import InvalidInputError
+from hypergrad.files import read_json
+from hypergrad.optional import require
+from hypergrad.vision.models import build_model
+from hypergrad.vision.models.normalised import Normalised
+from hypergrad.vision.run import SCHEMA
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network takes an image for.
+
+    Attributes:
+        label: the likeliest class.
+        probability: its probability, by the network.
+        probabilities: of every class, in the order of the classes.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a network's inputs and outputs are; stored beside its tensors.
+
+    Attributes:
+        name, options: of the network, for :func:`hypergrad.vision.models.build_model`.
+        classes: names, in the order of the outputs.
+        channels: of an image, 1 or 3.
+        side: height and width that an image is resized to, its shorter side first, then cut at the centre.
+        pad_to: padded with black to this side afterwards; None: not padded.
+        crop: central part that the network sees; None: all.
+        mean, std: per channel, in [0, 1].
+    """
+
+    name: str
+    options: dict[str, Any]
+    classes: tuple[str, ...]
+    channels: int
+    side: int
+    pad_to: int | None
+    crop: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Classifier:
+    """A network with what it needs to look at a picture.
+
+    Args:
+        network: takes images in [0, 1], in eval mode.
+        description: its preprocessing and classes.
+    """
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        self.network = network.eval()
+        self.description = description
+
+    def predict(self, image: Any) -> Prediction:
+        """The class of one image.
+
+        Args:
+            image: a path, a Pillow image, or a tensor: floats in [0, 1] or 8-bit, ``(C, H, W)``.
+
+        Raises:
+            InvalidInputError: an image that cannot be read, or has another number of channels.
+        """
+        return self.predict_many([image])[0]
+
+    @torch.no_grad()
+    def predict_many(self, images: Sequence[Any]) -> list[Prediction]:
+        """The classes of several images, see :meth:`predict`."""
+        if not images:
+            return []
+        batch = torch.stack([self.prepare(image) for image in images])
+        device = next(self.network.parameters()).device
+        rows = F.softmax(self.network(batch.to(device)).float(), 1).cpu()
+        found = []
+        for row in rows:
+            best = int(row.argmax())
+            named = dict(zip(self.description.classes, row.tolist(), strict=True))
+            found.append(Prediction(self.description.classes[best], float(row[best]), named))
+        return found
+
+    def prepare(self, image: Any) -> Tensor:  # (C, side, side)
+        """The image as the network sees it: floats in [0, 1]."""
+        d = self.description
+        pixels = _tensor(image, d.channels)
+        height, width = pixels.shape[1:]
+        if (height, width) != (d.side, d.side):
+            scale = d.side / min(height, width)
+            size = [max(d.side, round(height * scale)), max(d.side, round(width * scale))]
+            pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+            pixels = _central(pixels, d.side).clamp(0, 1)
+        if d.pad_to is not None:
+            before, after = (d.pad_to - d.side) // 2, (d.pad_to - d.side + 1) // 2
+            pixels = F.pad(pixels, (before, after, before, after))
+        return pixels if d.crop is None else _central(pixels, d.crop)
+
+
+def _central(pixels: Tensor, side: int) -> Tensor:
+    top, left = (pixels.shape[1] - side) // 2, (pixels.shape[2] - side) // 2
+    return pixels[:, top : top + side, left : left + side]
+
+
+def _tensor(image: Any, channels: int) -> Tensor:  # (C, H, W), floats in [0, 1]
+    if isinstance(image, Tensor):
+        pixels = image if image.is_floating_point() else image.float() / 255
+        if pixels.ndim != 3 or pixels.shape[0] not in (channels, 1):
+            raise InvalidInputError(
+                f"An image must have the shape ({channels}, H, W); got {tuple(image.shape)}. Give one image at a time."
+            )
+        return pixels.float().expand(channels, -1, -1)
+    pil = require("PIL.Image", "Reading a picture", "vision")
+    ops = require("PIL.ImageOps", "Reading a picture", "vision")
+    if isinstance(image, str | Path):
+        try:
+            with pil.open(image) as opened:
+                image = ops.exif_transpose(opened)
+                image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InvalidInputError(f"{image} cannot be read as a picture ({error}).") from error
+    if not hasattr(image, "convert"):
+        raise InvalidInputError(
+            f"An image is a path, a Pillow image or a tensor (C, H, W); got {type(image).__name__}."
+        )
+    numpy = require("numpy", "Reading a picture", "vision")
+    array = numpy.array(image.convert("L" if channels == 1 else "RGB"))
+    pixels = torch.from_numpy(array).float() / 255
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def load(run: str | Path, *, device: str = "cpu") -> Classifier:
+    """The classifier that a finished run left.
+
+    Args:
+        run: its folder.
+        device: where the network lives.
+
+    Raises:
+        InvalidInputError: no finished run there, or a damaged file.
+    """
+    run = Path(run)
+    if not (run / "model.json").is_file():
+        raise InvalidInputError(f"{run} holds no network (model.json is missing): no run, or one that did not finish.")
+    content = read_json(run / "model.json").value
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise InvalidInputError(f"{run / 'model.json'} has not the schema {SCHEMA} that this version reads.")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "schema"}
+    try:
+        description = Description(**fields)
+    except TypeError as error:
+        raise InvalidInputError(f"{run / 'model.json'} has not the fields that it should have ({error}).") from error
+    model = build_model(
+        description.name,
+        num_classes=len(description.classes),
+        channels=description.channels,
+        image_size=description.crop or description.pad_to or description.side,
+        **description.options,
+    )
+    network = Normalised(model, description.mean, description.std)
+    safetensors = require("safetensors.torch", "Reading a network", "vision")
+    path = run / "model.safetensors"
+    try:
+        network.load_state_dict(safetensors.load_file(path))
+    except (OSError, RuntimeError, require("safetensors", "Reading a network", "vision").SafetensorError) as error:
+        raise InvalidInputError(f"{path} cannot be read into {description.name} ({error}).") from error
+    return Classifier(network.to(device), description)

@@ -1,0 +1,81 @@
+"""A training run with its folder: everything that can be wrong is found before the folder is made."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from hypergrad.errors import InvalidInputError
+from hypergrad.vision.config import TrainConfig
+from hypergrad.vision.data.base import Dataset
+from hypergrad.vision.predict import Description
+from hypergrad.vision.run import RunDirectory
+from hypergrad.vision.train import TrainResult, train
+
+
+def train_and_record(
+    config: TrainConfig, output: str | Path, *, dataset: Dataset | None = None, progress: bool = True
+) -> TrainResult:
+    """Train, and leave a run's folder (see :mod:`hypergrad.vision.run`).
+
+    Args:
+        config: of the run.
+        output: the folder, new or empty.
+        dataset: in place of the one that the configuration names.
+        progress: show progress on stderr.
+
+    Raises:
+        InvalidInputError: the folder is not empty, or :func:`~hypergrad.vision.train.train` refuses the configuration;
+            nothing is written then.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InvalidInputError(f"{output} exists and is not an empty folder. Name another --output, or remove it.")
+    started = time.perf_counter()
+    directory: list[RunDirectory] = []
+
+    def create() -> RunDirectory:
+        directory.append(RunDirectory.create(output, config.model_dump(mode="json")))
+        return directory[0]
+
+    result = train(config, run=create, dataset=dataset, progress=progress)
+    run = directory[0]
+    if result.policy is not None:
+        run.save_policy(result.policy)
+    run.save_model(result.model, asdict(describe(result)))
+    run.finish(
+        {
+            "method": config.method.name,
+            "val": result.val.row(),
+            "test": None if result.test is None else result.test.row(),
+            "confusion": None if result.test is None else result.test.confusion,
+            "classes": list(result.splits.classes),
+            "images": {
+                "train": len(result.splits.train),
+                "val": len(result.splits.val),
+                "test": 0 if result.splits.test is None else len(result.splits.test),
+            },
+            "epochs": len(result.history),
+            "steps": result.history[-1].step,
+            "updates": result.history[-1].updates,
+            "seconds": result.seconds,
+            "search_seconds": result.search_seconds,
+            "wall_seconds": time.perf_counter() - started,
+        }
+    )
+    return result
+
+
+def describe(result: TrainResult) -> Description:
+    """What the network's inputs and outputs are."""
+    data, splits = result.config.data, result.splits
+    return Description(
+        name=result.config.model.name,
+        options=dict(result.config.model.options),
+        classes=splits.classes,
+        channels=splits.channels,
+        side=splits.original_side,
+        pad_to=data.pad_to,
+        crop=result.config.standard.resized_crop,
+        mean=splits.mean,
+        std=splits.std,
+    )

@@ -1,0 +1,182 @@
+"""A run's folder: what was asked for, what was measured, the policies, and the network it ends with.
+
+::
+
+    config.json            the configuration, complete
+    environment.json       hardware, versions, the command
+    metrics.jsonl          one line an update of the policy and one an epoch, appended as they happen
+    policies/0012.json     the policy after each epoch (MADAO)
+    policy.json            the policy at the end
+    model.safetensors      the network at the end
+    model.json             how to build it again, and what its inputs and outputs are
+    result.json            the final numbers; its presence says that the run is finished
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import hypergrad.version
+from hypergrad.augment import FixedPolicy, Policy
+from hypergrad.errors import InvalidInputError
+from hypergrad.files import write_atomically
+from hypergrad.optional import require
+
+#: Of the files' layout.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A folder that one run writes to.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
+        """A new folder with the configuration and the environment in it.
+
+        Raises:
+            InvalidInputError: the folder exists and is not empty, or cannot be made.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InvalidInputError(f"{path} exists and is not an empty folder. Name another --output, or remove it.")
+        try:
+            (path / "policies").mkdir(parents=True)
+        except OSError as error:
+            raise InvalidInputError(f"{path} cannot be made ({error.strerror}). Name another --output.") from error
+        run = cls(path)
+        run._write("config.json", config)
+        run._write("environment.json", environment())
+        return run
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line to the metrics; the number NaN or an infinity becomes null."""
+        text = json.dumps(_finite(line), allow_nan=False)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def save_policy(self, policy: Policy | FixedPolicy, epoch: int | None = None) -> None:
+        """The policy after an epoch, or the final one."""
+        policy.save(self.path / "policy.json" if epoch is None else self.path / "policies" / f"{epoch:04d}.json")
+
+    def save_model(self, network: nn.Module, description: dict[str, Any]) -> None:
+        """The network's tensors, and what is needed to build and to use it."""
+        safetensors = require("safetensors.torch", "Saving a network", "vision")
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        write_atomically(self.path / "model.safetensors", safetensors.save(state))
+        self._write("model.json", {"schema": SCHEMA, **description})
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """The final numbers."""
+        self._write("result.json", {"schema": SCHEMA, **result})
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run has left so far.
+
+    Attributes:
+        path: its folder.
+        config, environment: as they were at the start.
+        epochs: the metrics of each pass.
+        updates: the records of the policy's updates.
+        result: the final numbers; None while it runs, or when it was stopped.
+        policies: epoch and policy, in order.
+    """
+
+    path: Path
+    config: dict[str, Any] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
+    epochs: list[dict[str, Any]] = field(repr=False)
+    updates: list[dict[str, Any]] = field(repr=False)
+    result: dict[str, Any] | None
+    policies: list[tuple[int, Policy]] = field(repr=False)
+
+
+def read_run(path: str | Path) -> Recorded:
+    """Read a run's folder; a line of the metrics that was cut short at the end is left out.
+
+    Raises:
+        InvalidInputError: no run, or a file of it is broken.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise InvalidInputError(f"{path} is no run of hypergrad: it has no config.json. Give the --output of a run.")
+    lines = _lines(path / "metrics.jsonl")
+    return Recorded(
+        path=path,
+        config=_read(path / "config.json"),
+        environment=_read(path / "environment.json"),
+        epochs=[line for line in lines if line.get("kind") == "epoch"],
+        updates=[line for line in lines if line.get("kind") == "update"],
+        result=_read(path / "result.json") if (path / "result.json").is_file() else None,
+        policies=[(int(p.stem), Policy.load(p)) for p in sorted((path / "policies").glob("*.json"))],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}). The run's folder is incomplete.") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"{path} holds no JSON object. The run's folder is damaged.")
+    return content
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                found.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):  # the last one has no line end: it was being written
+                raise InvalidInputError(f"{path}, line {number} is no JSON: {line[:60]!r}.") from None
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """Hardware, versions, and the command that was given."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "hypergrad": hypergrad.version.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "arguments": sys.argv[1:],
+    }
