@@ -1,0 +1,160 @@
+"""A run's folder: what is in it, that it reads back, and that nothing half-written is left."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hypergrad.augment import Policy
+from hypergrad.errors import InvalidInputError
+from hypergrad.vision.config import TrainConfig
+from hypergrad.vision.data.base import Dataset, ImageSet
+from hypergrad.vision.evaluate import evaluate
+from hypergrad.vision.predict import load
+from hypergrad.vision.recording import train_and_record
+from hypergrad.vision.run import RunDirectory, read_run
+
+
+def dataset(channels: int = 1) -> Dataset:
+    """Bright and dark images, 10 x 10."""
+    g = torch.Generator().manual_seed(0)
+    targets = torch.arange(80) % 2
+    images = (torch.rand((80, channels, 10, 10), generator=g) * 90 + 150 * targets.view(-1, 1, 1, 1)).to(torch.uint8)
+    part = ImageSet(images, targets)
+    return Dataset(
+        name="light",
+        classes=("dark", "bright"),
+        train=part.take(torch.arange(60)),
+        test=part.take(torch.arange(60, 80)),
+        val=None,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        flip=True,
+    )
+
+
+def config(**changes: object) -> TrainConfig:
+    method = {"name": "madao", "every": 2, "warmup": 0.0, "operations": ["Rotate", "Invert"]}
+    settings = {"method": method, "epochs": 3, "batch_size": 16, "standard": {"crop": 1}, "data": {"validation": 12}}
+    return TrainConfig(**{**settings, **changes})
+
+
+def test_what_a_run_leaves(tmp_path: Path) -> None:
+    result = train_and_record(config(), tmp_path / "run", dataset=dataset(), progress=False)
+    run = read_run(tmp_path / "run")
+    assert TrainConfig(**run.config) == config()
+    assert run.environment["torch"] == torch.__version__
+    assert [e["epoch"] for e in run.epochs] == [1, 2, 3]
+    assert [e["val_error"] for e in run.epochs] == [e.val_error for e in result.history]
+    assert [u["outer_step"] for u in run.updates] == [1, 2, 3, 4]
+    assert run.updates[0]["status"] == "truncated"
+    assert [epoch for epoch, _ in run.policies] == [1, 2, 3]
+    assert run.result is not None
+    assert run.result["test"]["error"] == result.test.error
+    assert run.result["updates"] == 4
+    final = Policy.load(tmp_path / "run" / "policy.json")
+    for (name, saved), held in zip(final.named_parameters(), result.policy.parameters(), strict=True):
+        assert torch.equal(saved, held), name
+    assert torch.equal(run.policies[-1][1].pi, final.pi)
+
+
+def test_the_classifier_predicts_what_the_run_evaluated(tmp_path: Path) -> None:
+    data = dataset()
+    result = train_and_record(config(), tmp_path / "run", dataset=data, progress=False)
+    classifier = load(tmp_path / "run")
+    predictions = classifier.predict_many(list(data.test.images))
+    wrong = sum(p.label != data.classes[t] for p, t in zip(predictions, data.test.targets.tolist(), strict=True))
+    assert 100 * wrong / 20 == pytest.approx(result.test.error)
+    assert evaluate(classifier.network, result.splits.test, data.classes).confusion == result.test.confusion
+    for p in predictions:
+        assert sum(p.probabilities.values()) == pytest.approx(1, rel=1e-5)
+        assert p.probability == max(p.probabilities.values())
+
+
+def test_it_takes_paths_pictures_and_tensors_alike(tmp_path: Path) -> None:
+    data = dataset(channels=3)
+    train_and_record(config(), tmp_path / "run", dataset=data, progress=False)
+    classifier = load(tmp_path / "run")
+    pixels = data.test.images[3]
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.save(tmp_path / "a.png")
+    wanted = classifier.predict(pixels)
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), picture, pixels.float() / 255):
+        assert classifier.predict(image).probability == pytest.approx(wanted.probability, rel=1e-5)
+    large = picture.resize((40, 30), Image.Resampling.BICUBIC)
+    assert classifier.prepare(large).shape == (3, 10, 10)
+    assert classifier.predict(large.convert("RGBA")).label == wanted.label
+    assert classifier.predict_many([]) == []
+
+
+def test_padding_and_crops_are_part_of_the_preprocessing(tmp_path: Path) -> None:
+    data = dataset()
+    train_and_record(
+        config(method={"name": "standard"}, data={"validation": 12, "pad_to": 14, "channels": 3}),
+        tmp_path / "padded",
+        dataset=data,
+        progress=False,
+    )
+    prepared = load(tmp_path / "padded").prepare(data.test.images[0])
+    assert prepared.shape == (3, 14, 14)
+    assert torch.equal(prepared[:, 2:12, 2:12], (data.test.images[0].float() / 255).expand(3, -1, -1))
+    assert prepared[:, :2].abs().max() == 0
+    train_and_record(
+        config(method={"name": "standard"}, standard={"resized_crop": 8}),
+        tmp_path / "cut",
+        dataset=data,
+        progress=False,
+    )
+    assert load(tmp_path / "cut").prepare(data.test.images[0]).shape == (1, 8, 8)
+
+
+def test_a_wrong_configuration_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="batch_size=100"):
+        train_and_record(config(batch_size=100), tmp_path / "run", dataset=dataset(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {"epochs": 1})
+    run.append({"kind": "epoch", "epoch": 1, "train_loss": float("nan")})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "epoch", "ep')
+    read = read_run(run.path)
+    assert read.epochs == [{"kind": "epoch", "epoch": 1, "train_loss": None}]
+    assert read.result is None
+    assert read.policies == []
+
+
+def broken(path: Path, name: str, content: str) -> Path:
+    """A run of which one file was overwritten."""
+    train_and_record(config(epochs=1), path, dataset=dataset(), progress=False)
+    (path / name).write_text(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: read_run(p), "is no run of hypergrad"),
+        (lambda p: load(p), "holds no network"),
+        (lambda p: RunDirectory.create(p / "full", {}), "exists and is not an empty folder"),
+        (lambda p: RunDirectory.create(p / "full" / "file" / "run", {}), "cannot be made"),
+        (lambda p: train_and_record(config(), p / "full", dataset=dataset()), "exists and is not an empty folder"),
+        (lambda p: read_run(broken(p / "a", "metrics.jsonl", "x\n{}\n")), "line 1 is no JSON"),
+        (lambda p: read_run(broken(p / "b", "result.json", "{")), "result.json cannot be read"),
+        (lambda p: load(broken(p / "c", "model.json", "{}")), "has not the schema 1"),
+        (lambda p: load(broken(p / "d", "model.json", json.dumps({"schema": 1, "name": "x"}))), "has not the fields"),
+        (lambda p: load(broken(p / "e", "model.safetensors", "zzzzzzzzzzzz")), "model.safetensors cannot be read"),
+        (lambda p: load(broken(p / "f", "config.json", "{}")).predict("none.png"), "none.png cannot be read"),
+        (lambda p: load(broken(p / "g", "config.json", "{}")).predict(torch.rand(2, 5, 5)), "got (2, 5, 5)"),
+        (lambda p: load(broken(p / "h", "config.json", "{}")).predict(3), "got int"),
+    ],
+)
+def test_errors(tmp_path: Path, call, message: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("content")
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        call(tmp_path)
