@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hypergrad.errors import UnknownNameError
 from hypergrad.registry import closest
@@ -52,7 +52,15 @@ class ModelConfig(Section):
 
     name: str = Field("small-cnn", description="A registered network, or package.module:Name.")
     options: dict[str, Value] = Field(default_factory=dict, description="Arguments of the network.")
-    weights: Path | None = Field(None, description="Pretrained weights to start from (.safetensors).")
+    weights: Path | None = Field(None, description="Pretrained weights to start from (.safetensors, .pth).")
+
+    @field_validator("options")
+    @classmethod
+    def _of_the_network(cls, options: dict[str, Value]) -> dict[str, Value]:
+        known = sorted({"num_classes", "channels", "image_size"} & set(options))
+        if known:
+            raise ValueError(f"{known} follow from the data; leave them out (data.channels, data.image_size)")
+        return options
 
 
 class StandardConfig(Section):

@@ -59,6 +59,7 @@ def train_and_record(
             "updates": result.history[-1].updates,
             "seconds": result.seconds,
             "search_seconds": result.search_seconds,
+            "weights": result.weights,
             "wall_seconds": time.perf_counter() - started,
         }
     )

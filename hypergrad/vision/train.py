@@ -1,6 +1,7 @@
 """The training loop that every method shares: standard augmentation, a policy, SGD, and for MADAO the outer step."""
 
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class TrainResult:
         val, test: of the final network; test is None where the data has no test images.
         seconds: of training, evaluation left out.
         search_seconds: of the search before it (Faster AutoAugment), else 0.
+        weights: what was read from a file of pretrained weights, and what was not, in words; None without one.
         config: what was asked for.
         splits: what it ran on.
     """
@@ -82,6 +84,7 @@ class TrainResult:
     test: Evaluation | None
     seconds: float
     search_seconds: float
+    weights: str | None
     config: TrainConfig = field(repr=False)
     splits: Splits = field(repr=False)
 
@@ -125,7 +128,8 @@ class _Trainer:
         self.config, self.splits = config, splits
         self.device = _device(config.device)
         self.format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.network = _network(config, splits).to(self.device, memory_format=self.format)  # type: ignore[call-overload]
+        network, self.weights = _network(config, splits)
+        self.network = network.to(self.device, memory_format=self.format)  # type: ignore[call-overload]
         self.forward = torch.compile(self.network) if config.compile else self.network
         self.standard = policies.standard(config.standard, splits)
         self.after = policies.after(config.standard)
@@ -177,6 +181,8 @@ class _Trainer:
             self.network.parameters(), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        if progress and self.weights is not None:
+            print(self.weights, file=sys.stderr)
         self.network.train()
         history: list[Epoch] = []
         start, evaluating = time.perf_counter(), 0.0
@@ -206,7 +212,16 @@ class _Trainer:
         test = None if self.splits.test is None else self._evaluate(self.splits.test)
         self.network.eval()
         return TrainResult(
-            self.network, self.policy, history, val, test, seconds, self.search_seconds, config, self.splits
+            model=self.network,
+            policy=self.policy,
+            history=history,
+            val=val,
+            test=test,
+            seconds=seconds,
+            search_seconds=self.search_seconds,
+            weights=self.weights,
+            config=config,
+            splits=self.splits,
         )
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, records: list[StepRecord]) -> Tensor:
@@ -342,8 +357,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _network(config: TrainConfig, splits: Splits) -> Normalised:
-    """The network that the seed initialises, whatever the method, with the normalisation in front."""
+def _network(config: TrainConfig, splits: Splits) -> tuple[Normalised, str | None]:
+    """The network that the seed initialises, whatever the method, normalisation in front; what was read into it."""
     side = config.standard.resized_crop or splits.side
     with preserved_rng(torch.device("cpu"), derive(config.seed, "init")):
         model = build_model(
@@ -353,9 +368,8 @@ def _network(config: TrainConfig, splits: Splits) -> Normalised:
             image_size=side,
             **config.model.options,
         )
-    if config.model.weights is not None:
-        load_weights(model, config.model.weights)
-    return Normalised(model, splits.mean, splits.std)
+    report = None if config.model.weights is None else str(load_weights(model, config.model.weights))
+    return Normalised(model, splits.mean, splits.std), report
 
 
 def _note(epoch: int, epochs: int, history: list[Epoch]) -> str:
