@@ -1,0 +1,37 @@
+"""What a command prints: tables by rich on a terminal where it is installed, aligned plain text elsewhere."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from hypergrad.optional import require
+
+
+def print_error(message: object) -> None:
+    """Each line on stderr, marked as an error."""
+    for line in str(message).splitlines() or [""]:
+        print(f"hypergrad: error: {line}", file=sys.stderr)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout; numbers are aligned right."""
+    cells = [[str(value) for value in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
+        _print_rich(header, cells, right)
+        return
+    widths = [max(len(text) for text in column) for column in zip(header, *cells, strict=True)]
+    for row in [list(header), *cells]:
+        texts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)]
+        print("  ".join(texts).rstrip())
+
+
+def _print_rich(header: Sequence[str], cells: list[list[str]], right: list[bool]) -> None:
+    purpose = "A table on the terminal"
+    markup = require("rich.markup", purpose, "progress")
+    table = require("rich.table", purpose, "progress").Table(box=require("rich.box", purpose, "progress").SIMPLE)
+    for title, numeric in zip(header, right, strict=True):
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(markup.escape(text) for text in row))
+    require("rich.console", purpose, "progress").Console().print(table)

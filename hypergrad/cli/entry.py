@@ -1,0 +1,102 @@
+"""From a line of arguments to a command and an exit status."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypergrad.cli.console import print_error
+from hypergrad.cli.parsing import Parser
+from hypergrad.cli.statuses import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from hypergrad.errors import HypergradError, MissingLibraryError
+from hypergrad.registry import Registry
+from hypergrad.version import __version__
+
+#: Command to what it does, in a line.
+SUMMARIES = {
+    "train": "train a network by one method, and leave a folder with everything that was measured",
+    "evaluate": "evaluate a finished run again, on its own images or on others of the same classes",
+    "predict": "name the class of image files by a finished run",
+    "preview": "draw what a policy of augmentation does",
+    "datasets": "list the data sets, or check that one can be read",
+}
+
+# Strings: a command and its libraries are imported when it is asked for.
+_commands: Registry[Any] = Registry(
+    "command",
+    {
+        "train": "hypergrad.cli.training:train_command",
+        "evaluate": "hypergrad.cli.evaluation:evaluate_command",
+        "predict": "hypergrad.cli.prediction:predict_command",
+        "preview": "hypergrad.cli.previewing:preview_command",
+        "datasets": "hypergrad.cli.listing:datasets_command",
+    },
+)
+
+_EPILOG = """\
+commands:
+{commands}
+
+Each has its own --help, with examples. A first run, a few minutes on two cores:
+
+  hypergrad train --recipe cpu
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+
+    Returns:
+        The exit status: 0 done, 1 failed for a reason outside of the input (a full disk), 2 bad input, 130 interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        return _run(given)
+    except SystemExit as stop:  # argparse's --help and --version
+        return stop.code if isinstance(stop.code, int) else FAILED
+    except KeyboardInterrupt:
+        print("hypergrad: interrupted; nothing was left half-written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of the output has gone (`| head`); closing stderr keeps Python from complaining at exit.
+        sys.stderr.close()
+        return DONE
+    except (HypergradError, OSError) as error:
+        if debug:
+            raise
+        print_error(error)
+        return BAD_INPUT if isinstance(error, HypergradError) else FAILED
+
+
+def _run(given: list[str]) -> int:
+    # Options of the program itself stand before the command.
+    position = next((i for i, word in enumerate(given) if not word.startswith("-")), len(given))
+    parser = Parser(
+        "hypergrad",
+        usage="hypergrad COMMAND ...",
+        description="Learn an augmentation policy while a network trains; train and compare by fixed ones.",
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:10}{text}" for name, text in SUMMARIES.items())),
+    )
+    parser.add_argument("--version", action="version", version=f"hypergrad {__version__}")
+    parser.parse_args(given[:position])
+    if position == len(given):
+        parser.print_help()
+        return BAD_INPUT
+    return _load(given[position])(given[position + 1 :])
+
+
+def _load(name: str) -> Callable[[list[str]], int]:
+    try:
+        command: Callable[[list[str]], int] = _commands.lookup(name)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in ("hypergrad", ""):
+            raise
+        raise MissingLibraryError(
+            f"`hypergrad {name}` needs {library}, which cannot be imported ({error}). "
+            'Install it: pip install "hypergrad-toolkit[vision]".'
+        ) from error
+    return command
