@@ -214,9 +214,10 @@ def markdown(results: Results) -> str:
             f"# Two gradients of the selection probabilities, against the enumerated truth{smoke}",
             "",
             f"{setup['samples']:,} draws for each loss, seed and estimator; batches of one size share no draw. The "
-            "first four losses are functions of a number y, which the picked one of two operations puts out. The others "
-            f"are of {setup['images']} digits after {setup['stages']} stages of {', '.join(setup['operations'])} (always "
-            f"applied, at magnitude {setup['magnitude']}, signs drawn), with {setup['seeds']} seeds of network and "
+            "first four losses are functions of a number y, which the picked one of two operations puts out. The "
+            f"others are of {setup['images']} digits after {setup['stages']} stages of "
+            f"{', '.join(setup['operations'])} (always applied, at magnitude {setup['magnitude']}, signs drawn), with "
+            f"{setup['seeds']} seeds of network and "
             "digits: the cross-entropy of a network of 32 tanh units with random weights, or trained; and the cross "
             "derivative, minus the product of an image's loss gradient with the validation gradient, which gives an "
             "outer step with the first-order solver its hypergradient. A batch is drawn from the images with "
