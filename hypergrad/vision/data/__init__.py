@@ -3,15 +3,15 @@
 Nothing is downloaded. A set lies in a folder as its publisher distributes it; an error says which file is expected.
 """
 
-import inspect
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from hypergrad.errors import InvalidInputError
-from hypergrad.registry import Registry
 from hypergrad.vision.data.base import Dataset, ImageSet, Reader
+from hypergrad.vision.data.inspection import DatasetReport, check
+from hypergrad.vision.data.readers import (
+    dataset_names,
+    dataset_options,
+    describe_dataset,
+    read_dataset,
+    register_dataset,
+)
 from hypergrad.vision.data.splits import (
     pad_images,
     resize_images,
@@ -21,89 +21,15 @@ from hypergrad.vision.data.splits import (
     to_channels,
 )
 
-R = TypeVar("R", bound=Callable[..., Dataset])
-
-_registry: Registry[Dataset] = Registry(
-    "data set",
-    {
-        "digits": "hypergrad.vision.data.digits:read_digits",
-        "fashion-mnist": "hypergrad.vision.data.idx:read_fashion_mnist",
-        "mnist": "hypergrad.vision.data.idx:read_mnist",
-    },
-)
-
-dataset_names = _registry.names
-
-
-def register_dataset(name: str) -> Callable[[R], R]:
-    """Decorator that makes a reader available by name.
-
-    The reader is called as ``read(root, image_size=...)`` and returns a :class:`~hypergrad.vision.data.Dataset`; its
-    further keyword arguments are its options. One called ``workers`` gets :func:`read_dataset`'s.
-
-    Raises:
-        InvalidInputError: the name is taken, or the reader does not take ``root`` and ``image_size``.
-    """
-    add = _registry.register(name)
-
-    def decorate(reader: R) -> R:
-        taken = inspect.signature(reader).parameters if callable(reader) else {}
-        if not {"root", "image_size"} <= set(taken):
-            raise InvalidInputError(
-                f"The reader of the data set {name!r} must take root and image_size; {reader!r} takes {list(taken)}."
-            )
-        # The registry is written for classes; of a function it asks no more than its name and its signature.
-        add(cast(type[Dataset], reader))
-        return reader
-
-    return decorate
-
-
-def read_dataset(
-    name: str,
-    root: str | os.PathLike[str] | None = None,
-    *,
-    image_size: int | None = None,
-    workers: int = 0,
-    **options: Any,
-) -> Dataset:
-    """A data set from the files of its publisher.
-
-    Args:
-        name: a registered one (:func:`dataset_names`).
-        root: the folder of its files, or the archive; None where the set has a usual place or needs no file.
-        image_size: pixels a side; None takes the set's own size. Sets of large photographs are decoded to it.
-        workers: processes that decode image files; 0 decodes in this one. Above 0, a script needs the usual
-            ``if __name__ == "__main__":`` around what it does. Sets without image files ignore it.
-        options: further options of the reader, such as ``on_error="skip"`` for ``"folder"``.
-
-    Raises:
-        UnknownNameError: no such data set.
-        InvalidInputError: an option that the reader does not have, or files that cannot be read; the message names
-            the file and says what to do.
-
-    Example:
-        >>> data = read_dataset("digits")
-        >>> data.train.images.shape[1:], len(data.classes), len(data.train) + len(data.test)
-        (torch.Size([1, 8, 8]), 10, 1797)
-    """
-    known, _ = _registry.options(name)
-    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
-        raise InvalidInputError(f"image_size must be a whole number of pixels, at least 1; got {image_size!r}.")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise InvalidInputError(f"workers must be a whole number of processes, at least 0; got {workers!r}.")
-    if known is None or "workers" in known:
-        options["workers"] = workers
-    return _registry.make(
-        name, {"root": None if root is None else Path(root).expanduser(), "image_size": image_size, **options}
-    )
-
-
 __all__ = [
     "Dataset",
+    "DatasetReport",
     "ImageSet",
     "Reader",
+    "check",
     "dataset_names",
+    "dataset_options",
+    "describe_dataset",
     "pad_images",
     "read_dataset",
     "register_dataset",

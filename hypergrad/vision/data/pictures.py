@@ -1,0 +1,82 @@
+"""One image file, of whatever kind, to one square of 8-bit RGB pixels."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergrad.optional import require
+
+Pixels = NDArray[np.uint8]
+PURPOSE = "Decoding image files"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file to be decoded.
+
+    Attributes:
+        name: for messages and for the list of what was decoded.
+        source: its path, or its content.
+        cut_bottom: rows of pixels to be cut off at the bottom before anything else.
+    """
+
+    name: str
+    source: Path | bytes
+    cut_bottom: int = 0
+
+
+def decode(picture: Picture, side: int) -> Pixels | str:
+    """The central square of a picture, ``side`` pixels a side.
+
+    The picture is turned as its EXIF orientation says. Of an animation the first frame is taken. Transparent pixels lie
+    over white; palettes, grey, CMYK and 16-bit grey (by its upper 8 bits) become 8-bit RGB. Then the shorter side is
+    scaled to ``side``, bilinear and antialiased, and the centre of the longer one is kept.
+
+    Returns:
+        Bytes of shape ``(3, side, side)``; or, if the file cannot be decoded to its end, what is wrong with it.
+    """
+    image = require("PIL.Image", PURPOSE, "vision")
+    operations = require("PIL.ImageOps", PURPOSE, "vision")
+    source = io.BytesIO(picture.source) if isinstance(picture.source, bytes) else picture.source
+    try:
+        # Pillow warns of odd metadata; what cannot be decoded raises, and that is what matters here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with image.open(source) as opened:
+                found = _rgb(operations.exif_transpose(opened), image)
+        width, height = found.width, found.height - picture.cut_bottom
+        if height < 1:
+            return f"it is {found.height} pixels high, of which {picture.cut_bottom} are to be cut off"
+        short = min(width, height)
+        left, top = (width - short) / 2, (height - short) / 2
+        box = (left, top, left + short, top + short)
+        square = found.resize((side, side), image.Resampling.BILINEAR, box=box)
+        return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+    except MemoryError:
+        raise  # no fault of the file
+    except Exception as error:  # decoders raise almost anything on a damaged file
+        return f"{type(error).__name__}: {error}"
+
+
+def _rgb(found: Any, image: Any) -> Any:
+    """A Pillow image of any mode as RGB."""
+    if found.mode.startswith("I;16"):
+        # By Pillow's own conversion everything above 255 would be white.
+        return image.fromarray((np.asarray(found) >> 8).astype(np.uint8)).convert("RGB")
+    if found.mode == "I":
+        levels = np.asarray(found)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ValueError("its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits")
+        return image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+    if found.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known; save it with 8 bits")
+    if found.has_transparency_data:
+        picture = found.convert("RGBA")
+        white = image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return image.alpha_composite(white, picture).convert("RGB")
+    return found.convert("RGB")
