@@ -73,9 +73,12 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     0, each lowered by half a level, so that rounding cannot move a pixel across it.
     """
     threshold = column(threshold)
+    hard = torch.where(images >= threshold, 1 - images, images)
+    if not torch.is_grad_enabled():
+        return hard
     flip = 1 - 2 * images
     soft = images + torch.sigmoid((images - threshold) / SOLARIZE_WIDTH) * flip
-    return straight_through(torch.where(images >= threshold, 1 - images, images), soft)
+    return straight_through(hard, soft)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -86,10 +89,12 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
     identity's to the image. Taking the unrounded bits keeps the gradient alive where they round to 8.
     """
     bits = column(bits)
-    step = 2 ** (8 - bits)
-    scaled = images.detach() * 255 / step.detach()
-    soft = images + step * ((scaled.floor() - scaled) / 255)
     kept = bits.detach().round()
     mask_step = 2 ** (8 - kept)
     hard = torch.where(kept >= 8, images, (_levels(images) / mask_step).floor() * mask_step / 255)
+    if not torch.is_grad_enabled():
+        return hard
+    step = 2 ** (8 - bits)
+    scaled = images.detach() * 255 / step.detach()
+    soft = images + step * ((scaled.floor() - scaled) / 255)
     return straight_through(hard, soft)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of ``hard`` (bitwise) with the gradient of ``soft``."""
-    return hard.detach() + (soft - soft.detach())
+    # Without gradients (the mode, which torch.func.grad switches on again), what would carry them is not computed.
+    return hard.detach() + (soft - soft.detach()) if torch.is_grad_enabled() else hard
 
 
 def within_unit(values: Tensor) -> Tensor:
