@@ -92,13 +92,14 @@ def check_suffix(path: Pathlike) -> str:
     return suffix
 
 
-def whole_numbers(axis: Any) -> None:
-    """Ticks of an axis at integers only."""
-    axis.set_major_locator(require("matplotlib.ticker", _PURPOSE, _EXTRA).MaxNLocator(integer=True))
+def whole_numbers(axis: Any, most: int = 10) -> None:
+    """Ticks of an axis at integers only, so many of them at most."""
+    ticker = require("matplotlib.ticker", _PURPOSE, _EXTRA)
+    axis.set_major_locator(ticker.MaxNLocator(most, integer=True, min_n_ticks=1))
 
 
 def log_scale(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic vertical axis for values from ``low`` to ``high``, both positive, with plain numbers at its ticks.
+    """A logarithmic vertical axis for values from ``low`` to ``high``, both positive.
 
     It shows a decade at least, so that small changes look small.
     """
@@ -106,8 +107,9 @@ def log_scale(axes: Axes, low: float, high: float) -> None:
     middle, half = math.sqrt(low) * math.sqrt(high), max(1.1 * math.log10(high / low), 1.0) / 2
     axes.set_yscale("log")
     axes.set_ylim(middle / 10**half, middle * 10**half)
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if half < 1.5 else (1,)))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    if half < 1.5:
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -134,6 +136,15 @@ def numbers(path: Path, kind: str, records: Sequence[Mapping[str, Any]], name: s
     Raises:
         InvalidInputError: a record lacks the field, or has something else there; the message says which.
     """
-    file = str(path / "metrics.jsonl")
-    fields = [Field(file, f"{kind} record {i}", record).member(name) for i, record in enumerate(records, 1)]
+    fields = _fields(path, kind, records, name)
     return [math.nan if field.value is None else field.number() for field in fields]
+
+
+def counts(path: Path, kind: str, records: Sequence[Mapping[str, Any]], name: str) -> list[int]:
+    """As :func:`numbers`, of a field that holds integers from 0 on and is never null."""
+    return [field.integer(0) for field in _fields(path, kind, records, name)]
+
+
+def _fields(path: Path, kind: str, records: Sequence[Mapping[str, Any]], name: str) -> list[Field]:
+    file = str(path / "metrics.jsonl")
+    return [Field(file, f"{kind} record {i}", record).member(name) for i, record in enumerate(records, 1)]

@@ -13,7 +13,7 @@ from hypergrad.vision._plot import AREAS, Axes, Figure, add_axes, add_title, bou
 
 # In inches.
 _AREAS_LEFT, _AREAS_WIDTH = 0.75, 3.7
-_MAP_LEFTS, _MAP_WIDTH = {"mu": 7.15, "p": 9.6}, 1.9
+_MAP_LEFTS, _MAP_WIDTH = {"mu": 7.15, "p": 9.6}, 1.9  # for names of twelve letters
 _TOP, _GAP, _BOTTOM = 1.15, 0.35, 1.0
 _LABEL_PITCH = 0.165
 _HEADINGS = {
@@ -57,8 +57,10 @@ def policy_history(
     values["mu"] = values["mu"].masked_fill(without, math.nan)  # (E, K, N)
 
     panel = max(2.75, 0.19 * len(names))
-    figure = new_figure(12, _TOP + stages * (panel + _GAP) - _GAP + _BOTTOM)
-    note = "" if first_update is None else "; dotted line: first update"
+    longer = max(0.0, 0.08 * (max(map(len, names)) - 12))  # by the width of a letter, on both sides
+    figure = new_figure(12 + 2 * longer, _TOP + stages * (panel + _GAP) - _GAP + _BOTTOM)
+    marked = first_update is not None and epochs[0] < first_update < epochs[-1]
+    note = "; dotted line: first update" if marked else ""
     times = f"after epochs {epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"after epoch {epochs[0]}"
     add_title(figure, f"The policy while it is learned: {label}", f"{times}; numbers: the last epoch's{note}", 0.15)
     limits = {name: _deviation(values[name]) for name in _MAP_LEFTS}
@@ -68,9 +70,10 @@ def policy_history(
         axes = [add_axes(figure, _AREAS_LEFT, top, _AREAS_WIDTH, panel)]
         _draw_areas(axes[0], epochs, values["pi"][:, stage], names, panel)
         axes[0].set_ylabel(f"stage {stage + 1}", size=10, weight="bold")
-        if first_update is not None:
+        if marked:
             axes[0].axvline(first_update, color="black", lw=1.2, ls=":")
         for name, left in _MAP_LEFTS.items():
+            left += 2 * longer
             axes.append(add_axes(figure, left, top, _MAP_WIDTH, panel))
             shown = values[name][:, stage]
             heat = _draw_map(axes[-1], epochs, shown, limits[name])
@@ -82,7 +85,7 @@ def policy_history(
                 figure.colorbar(heat, cax=bar, orientation="horizontal", ticks=[low, 0.5, high], format="%.2f")
                 bar.tick_params(labelsize=8, length=2)
         for one, heading in zip(axes, _HEADINGS.values(), strict=True):
-            whole_numbers(one.xaxis)
+            whole_numbers(one.xaxis, 10 if one is axes[0] else 6)
             one.tick_params(axis="x", labelsize=8)
             if stage == 0:
                 one.set_title(heading, size=10, weight="bold", loc="left")
