@@ -78,8 +78,13 @@ def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
 def _time(cell: dict[str, float]) -> str:
-    return f"{1e3 * cell['median']:.3g} ({1e3 * cell['q1']:.3g} to {1e3 * cell['q3']:.3g})"
+    return "{} ({} to {})".format(*(milliseconds(cell[k]) for k in ("median", "q1", "q3")))
 
 
 def tables(found: Results, judged: bool = True) -> list[str]:
@@ -115,6 +120,12 @@ def markdown(results: Results) -> str:
     memory = (
         "the allocator's peak" if setup["device"] == "cuda" else "tensor bytes alive at once; Pillow's are not seen"
     )
+    kept = (
+        "Freed memory stays in the process (`--keep-memory`)."
+        if setup["keep_memory"]
+        else "Freed memory goes back to the system as the C library decides, and fresh pages cost time; "
+        "`--keep-memory` shows how much."
+    )
     return "\n".join(
         [
             f"# Time to augment a batch ({setup['device']}){' (smoke run)' if setup['smoke'] else ''}",
@@ -123,7 +134,8 @@ def markdown(results: Results) -> str:
             "well, from the mean of the output times fixed numbers. pi, mu and p are at their start (uniform, 0.5, "
             'p = 0.5), so a hard stage leaves half of the images alone; "always applied" has p = 1, as RandAugment '
             "and the Pillow loop have. kornia picks for a whole batch, a chunk or an image, the others for each image. "
-            "The targets are judged by the ratio of the mean times, because a median hides rare costly draws.",
+            "The targets are judged by the ratio of the mean times, because a median hides rare costly draws. "
+            + (kept if setup["device"] == "cpu" else ""),
             "",
             *(line for found in results["sizes"] for line in tables(found, not setup["smoke"])),
             f"float32; {setup['clock']}; memory: {memory}. {env.get('gpu', cpu)}, {', '.join(libraries)}, "
@@ -147,13 +159,14 @@ def plot(results: Results, path: Path) -> None:
     for panel, (axis, found) in enumerate(zip(axes[0], sizes, strict=True)):
         names = list(found["times"])
         for at, name in enumerate(names):
-            cell = {k: 1e3 * v for k, v in found["times"][name].items()}
-            spread = [[cell["median"] - cell["q1"]], [cell["q3"] - cell["median"]]]
-            axis.barh(at, cell["median"], xerr=spread, color=COLOURS[found["groups"][name]], error_kw={"linewidth": 1})
-            axis.text(1.1 * cell["q3"], at, f"{cell['median']:.3g}", va="center", fontsize=8)
+            cell = found["times"][name]
+            low, middle, high = (1e3 * cell[k] for k in ("q1", "median", "q3"))
+            spread = [[middle - low], [high - middle]]
+            axis.barh(at, middle, xerr=spread, color=COLOURS[found["groups"][name]], error_kw={"linewidth": 1})
+            axis.text(1.1 * high, at, milliseconds(cell["median"]), va="center", fontsize=8)
         axis.set_xscale("log")
-        low, high = axis.get_xlim()
-        axis.set_xlim(low, 2.5 * high)  # room for the numbers
+        left, right = axis.get_xlim()
+        axis.set_xlim(left, 2.5 * right)  # room for the numbers
         axis.set_yticks(range(len(names)), names if panel == 0 else [""] * len(names), fontsize=8)
         axis.invert_yaxis()
         axis.set_xlabel("ms a batch (median; lines: quartiles)")
@@ -166,6 +179,7 @@ def plot(results: Results, path: Path) -> None:
     threads = f", {setup['threads']} thread{'s' * (setup['threads'] > 1)}" if setup["device"] == "cpu" else ""
     figure.suptitle(
         f"Time to augment a batch, {results['environment'].get('gpu', setup['device'])}{threads}"
+        + (", freed memory kept" if setup["keep_memory"] else "")
         + (" (smoke run)" if setup["smoke"] else "")
     )
     figure.tight_layout(rect=(0, 0.3 / height, 1, 1))

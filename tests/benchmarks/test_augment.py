@@ -8,7 +8,7 @@ from pathlib import Path
 import augment
 import pytest
 import torch
-from _augment_table import RATIOS, Ratio, markdown
+from _augment_table import RATIOS, Ratio, markdown, milliseconds
 from _augment_ways import (
     FROZEN,
     HARD,
@@ -157,8 +157,8 @@ def test_the_files_hold_what_was_measured(tmp_path: Path, capsys: pytest.Capture
     page = path.with_suffix(".md").read_text()
     assert page == markdown(result) and page.strip() in capsys.readouterr().out
     assert "(smoke run)" in page and "met |" not in page  # one call is judged by no target
-    shown = 1e3 * found["times"][SOFT_GRADIENT]["median"]
-    assert f"| {SOFT_GRADIENT} | {shown:.3g} (" in page
+    shown = milliseconds(found["times"][SOFT_GRADIENT]["median"])
+    assert f"| {SOFT_GRADIENT} | {shown} (" in page
     assert math.isclose(found["ratios"][f"{HARD} / {KORNIA_TWO}"]["median"],
                         found["seconds"][HARD][0] / found["seconds"][KORNIA_TWO][0])  # fmt: skip
 
@@ -179,6 +179,19 @@ def test_sizes_that_are_none(text: str) -> None:
 
 def test_sizes() -> None:
     assert augment.parser().parse_args(["--sizes", "2x3x4x5", "128x3x32x32"]).sizes == [(2, 3, 4, 5), (128, 3, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.00123456, "1.23"), (0.0999, "99.9"), (0.1234, "123"), (12.3456, "12,346")]
+)
+def test_milliseconds(seconds: float, text: str) -> None:
+    assert milliseconds(seconds) == text
+
+
+def test_a_c_library_without_mallopt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment.ctypes, "CDLL", lambda name: object())
+    with pytest.raises(OSError, match="needs glibc's mallopt"):
+        augment.keep_memory()
 
 
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
