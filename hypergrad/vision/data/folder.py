@@ -70,7 +70,7 @@ def read_folder(
             f"These classes have a single training image, which stays in training and is never held out for "
             f"validation: {some(single)}. Add images, or remove the class.",
             HypergradWarning,
-            stacklevel=3,
+            stacklevel=4,  # who called read_dataset
         )
     return Dataset(
         data.name, data.classes, data.train, data.test, data.val, data.mean, data.std, flip, broken=data.broken
@@ -130,7 +130,7 @@ def class_listing(folder: Path, classes: list[str], root: Path) -> Listing:
         warnings.warn(
             f"Files in {folder} that are no images were left out: {told}. Read are: {', '.join(sorted(EXTENSIONS))}.",
             HypergradWarning,
-            stacklevel=4,
+            stacklevel=5,  # who called read_dataset
         )
     return Listing(pictures, labels)
 

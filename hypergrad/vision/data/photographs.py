@@ -77,7 +77,7 @@ def decoded_dataset(
             raise InvalidInputError(f'{told} Mend or remove them, or pass on_error="skip" to leave them out.')
         if lost:
             raise InvalidInputError(f"{told} Nothing is left of the part {lost[0]!r}. Mend them.")
-        warnings.warn(f"{told} They are left out.", BrokenFilesWarning, stacklevel=4)
+        warnings.warn(f"{told} They are left out.", BrokenFilesWarning, stacklevel=5)  # who called read_dataset
     sets = {
         part: ImageSet(found.images, torch.tensor(listings[part].labels, dtype=torch.int64)[found.rows])
         for part, found in parts.items()

@@ -52,6 +52,8 @@ def decode(picture: Picture, side: int) -> Pixels | str:
         width, height = found.width, found.height - picture.cut_bottom
         if height < 1:
             return f"it is {found.height} pixels high, of which {picture.cut_bottom} are to be cut off"
+        # Cut off beforehand, because the filter reaches beyond the box.
+        found = found.crop((0, 0, width, height)) if picture.cut_bottom else found
         short = min(width, height)
         left, top = (width - short) / 2, (height - short) / 2
         box = (left, top, left + short, top + short)
