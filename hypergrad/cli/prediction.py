@@ -31,7 +31,8 @@ def predict_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object a line, with every class's probability")
     add_device(parser)
-    parsed = parser.parse_args(arguments)
+    # Options may stand between the files.
+    parsed = parser.parse_intermixed_args(arguments)
     classifier = load(parsed.run, device=chosen_device(parsed.device))
     status = DONE
     for path in _files(parsed.images):

@@ -39,10 +39,10 @@ def _path(details: ErrorDetails, values: dict[str, Any]) -> list[str]:
     """The keys that lead to the value; pydantic also names the members of unions that it tried."""
     path: list[str] = []
     held: Any = values
-    for position, part in enumerate(details["loc"]):
+    for part in details["loc"]:
         if not isinstance(held, dict):
             break
-        if part == held.get("name") and part not in held and position + 1 < len(details["loc"]):
+        if part == held.get("name") and part not in held:  # the method's name, where its key would stand
             continue
         path.append(str(part))
         held = held.get(part)
