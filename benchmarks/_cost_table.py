@@ -85,8 +85,9 @@ def findings(results: Results) -> list[str]:
         f"w of warm-up without outer steps takes w of the excess away (the paper's 10 %: {1 + 0.9 * (time - 1):.2f})."
     )
     told.append(
-        f"Peak memory is {memory_ratio(results, label):.2f} times the fixed policy's: that of an outer step, which keeps "
-        "the graph of the training gradient for the second derivatives. Between outer steps it is the fixed policy's."
+        f"Peak memory is {memory_ratio(results, label):.2f} times the fixed policy's: that of an outer step, which "
+        "keeps the graph of the training gradient for the second derivatives. Between outer steps it is the fixed "
+        "policy's."
     )
     return told
 
