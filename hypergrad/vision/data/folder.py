@@ -56,7 +56,9 @@ def read_folder(
         )
     folders = _parts(root)
     classes = class_names(folders["train"])
-    listings = {part: class_listing(folder, classes, root) for part, folder in folders.items()}
+    listings = {}
+    for part, folder in folders.items():  # not as a comprehension, which is a frame of its own to a warning
+        listings[part] = class_listing(folder, classes, root)
     data = decoded_dataset(
         "folder", classes, listings, root=root, side=image_size or 64, workers=workers, on_error=on_error
     )

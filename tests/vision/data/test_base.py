@@ -89,5 +89,5 @@ def test_fashion_mnist_as_installed() -> None:
     data = read_dataset("fashion-mnist")
     assert [torch.bincount(p.targets).tolist() for p in (data.train, data.test)] == [[6000] * 10, [1000] * 10]
     pixels = data.train.images[::6].double() / 255
-    assert data.mean == (pytest.approx(float(pixels.mean()), abs=1e-3),)
-    assert data.std == (pytest.approx(float(pixels.std()), abs=1e-3),)
+    assert data.mean == (pytest.approx(float(pixels.mean()), abs=2e-3),)
+    assert data.std == (pytest.approx(float(pixels.std()), abs=2e-3),)
