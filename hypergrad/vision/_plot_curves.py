@@ -45,7 +45,7 @@ def learning_curves(runs: Sequence[Recorded], labels: Sequence[str]) -> Figure:
         add_title(figure, "Learning curves", names[0], 0.15)
     else:
         add_title(figure, "Learning curves of several runs", f"{len(runs)} runs, one colour each", 0.15)
-        figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.09, 0.01), frameon=False, fontsize=9)
+        figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.02, 0.01), frameon=False, fontsize=9)
     shade = LINES[0] if single else "0.35"
     _legend(losses, [("training (augmented images)", shade, "--", ""), ("validation", shade, "-", "")])
     entries = [("validation", shade, "-", "")]

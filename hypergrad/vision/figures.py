@@ -40,6 +40,8 @@ def draw_run(path: Pathlike, images: Tensor | None = None) -> list[Path]:
         MissingLibraryError: matplotlib cannot be imported.
     """
     run = _read(path)
+    if images is not None:
+        check_images(images)
     label = _label(run)
     contents: dict[str, bytes] = {}
     with plain_style():
@@ -51,7 +53,6 @@ def draw_run(path: Pathlike, images: Tensor | None = None) -> list[Path]:
             figure = hypergradient_history(run, label=label, per_epoch=_steps_per_epoch(run))
             contents["hypergradient.png"] = encode(figure, ".png")
         if images is not None:
-            check_images(images)
             policy = _final_policy(run)
             if policy is not None:
                 contents["samples.png"] = encode(policy.preview(images.cpu()), ".png")
@@ -117,7 +118,7 @@ def _label(run: Recorded) -> str:
 
 def _tail(text: str) -> str:
     """The end of a text, as much as fits beside the rest of a legend's line."""
-    return text if len(text) <= 30 else "…" + text[-29:]
+    return text if len(text) <= 24 else "…" + text[-23:]
 
 
 def _first_update(run: Recorded) -> float | None:
