@@ -1,5 +1,6 @@
 """The policy over a run, as in Figures 3 to 5 of the paper (Hataya et al., WACV 2022): pi, mu and p by epoch."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypergrad.augment import Policy
+from hypergrad.augment import PAPER_OPERATIONS, Policy
 from hypergrad.errors import InvalidInputError
 from hypergrad.vision._plot import AREAS, Axes, Figure, add_axes, add_title, boundaries, new_figure, whole_numbers
 
@@ -105,7 +106,7 @@ def _draw_areas(axes: Axes, epochs: Sequence[int], pi: Tensor, names: Sequence[s
     x: Sequence[float] = epochs
     if len(epochs) == 1:  # an area needs a width
         x, pi = boundaries(epochs), pi.expand(2, -1)
-    colours = [AREAS[n % len(AREAS)] for n in range(len(names))]
+    colours = area_colours(names)
     axes.stackplot(x, pi.T.flip(0).numpy(), colors=colours[::-1], edgecolor="white", lw=0.5)
     axes.set(xlim=(x[0], x[-1]), ylim=(0, 1))
     axes.tick_params(axis="y", labelsize=8)
@@ -124,6 +125,13 @@ def _draw_areas(axes: Axes, epochs: Sequence[int], pi: Tensor, names: Sequence[s
         )
         text = f"{names[n]}  {float(pi[-1, n]):.2f}"
         axes.text(1 + 0.42 * inch, y, text, size=8, va="center", transform=axes.transAxes)
+
+
+def area_colours(names: Sequence[str]) -> list[str]:
+    """A colour an operation: the same in every picture for the paper's fourteen, what is left for others."""
+    own = dict(zip(PAPER_OPERATIONS, AREAS, strict=True))
+    free = itertools.cycle([own[name] for name in PAPER_OPERATIONS if name not in names] or AREAS)
+    return [own[name] if name in own else next(free) for name in names]
 
 
 def _draw_map(axes: Axes, epochs: Sequence[int], values: Tensor, deviation: float) -> Axes:

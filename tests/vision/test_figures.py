@@ -21,7 +21,7 @@ from hypergrad.augment.operations import PAPER_OPERATIONS
 from hypergrad.errors import InvalidInputError, MissingLibraryError
 from hypergrad.vision import figures
 from hypergrad.vision._plot import AREAS, LINES, boundaries
-from hypergrad.vision._plot_policy import spread
+from hypergrad.vision._plot_policy import area_colours, spread
 from hypergrad.vision.figures import draw_comparison, draw_run
 from hypergrad.vision.run import RunDirectory, read_run
 
@@ -226,7 +226,7 @@ def test_the_policy_s_areas_and_maps_hold_its_values(tmp_path: Path, drawn: dict
             corners = band.get_paths()[0].vertices
             wanted = {(e, round(y, 9)) for e, y in zip(range(1, 21), top, strict=True)}
             assert wanted <= {(x, round(y, 9)) for x, y in corners.tolist()}
-            assert matplotlib.colors.same_color(band.get_facecolor()[0], AREAS[n])
+            assert matplotlib.colors.same_color(band.get_facecolor()[0], AREAS[PAPER_OPERATIONS.index(names[n])])
             bottom = top
         texts = [text.get_text() for text in axes.texts]
         last = values["pi"][-1, stage].tolist()
@@ -405,6 +405,13 @@ def test_the_areas_colours_are_told_apart(sight: str) -> None:
     assert len(AREAS) == 14
     assert distances[~np.eye(14, dtype=bool)].min() > 20
     assert np.diag(distances, 1).min() > 45
+
+
+def test_an_operation_has_its_colour_in_every_picture() -> None:
+    assert area_colours(PAPER_OPERATIONS) == list(AREAS)
+    assert area_colours(["Sharpness", "ShearX"]) == [AREAS[13], AREAS[0]]
+    assert area_colours(["Gamma", "ShearX", "Blur"]) == [AREAS[1], AREAS[0], AREAS[2]]
+    assert area_colours([*PAPER_OPERATIONS, "Gamma"]) == [*AREAS, AREAS[0]]
 
 
 def test_labels_keep_their_distance_and_their_order() -> None:
