@@ -36,7 +36,7 @@ _EPILOG = """\
 commands:
 {commands}
 
-Each has its own --help, with examples. A first run, a few minutes on two cores:
+Each has its own --help, with examples. A first run, about a minute on two cores:
 
   hypergrad train --recipe cpu
 """

@@ -160,3 +160,9 @@ def test_merging(case: str) -> None:
     found = merged([Layer(str(i), values) for i, values in enumerate(layers)])
     assert {key: found[key] for key in expected} == expected
     assert json.dumps(layers) == before, "a source was changed"
+
+
+def test_of_two_recipes_the_higher_source_s_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.json").write_text('{"recipe": "paper-svhn", "seed": 9}')
+    found = printed(capsys, "--config", "a.json", "--recipe", "cpu")
+    assert found == printed(capsys, "--recipe", "cpu", "--seed", "9")
