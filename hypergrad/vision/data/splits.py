@@ -79,8 +79,8 @@ def _shares(counts: Tensor, total: int, limits: Tensor) -> Tensor:
     of the classes.
     """
     size = int(counts.sum())
-    shares = torch.minimum(counts * total // size, limits)
-    remainder = counts * total - shares * size
+    shares = counts * total // size  # below each count, so within the limits, unless all images are asked for
+    remainder = counts * total % size
     while (left := total - int(shares.sum())) > 0:
         open_classes = (shares < limits).nonzero().flatten()
         order = open_classes[remainder[open_classes].argsort(descending=True, stable=True)]
