@@ -104,7 +104,9 @@ def _compared(row: Row, other: Row) -> str:
     pair = row.against(other)
     name = f"`{other.label}`"
     if pair is None or pair.p is None or pair.detectable is None:
-        return f"`{row.label}` against {name}: {pair_shown(pair)} points; too few seeds for a test."
+        return (
+            f"`{row.label}` against {name}: {pair_shown(pair)} points; too few seeds, or equal differences, for a test."
+        )
     if pair.p >= LEVEL:
         return (
             f"`{row.label}` is not distinguishable from {name}: {pair.mean:+.2f} points, p = {pair.p:.2g}; these seeds "
@@ -145,7 +147,7 @@ def markdown(results: Results) -> str:
     if results["smoke"]:
         parts.append("A smoke run: it shows that the code works; the numbers mean nothing.")
     parts += [
-        setting_line(results, results["images"]),
+        setting_line(results),
         table(body),
         stand_in,
         "What it shows:\n\n" + "\n".join(f"- {line}" for line in findings(rows)),
@@ -187,8 +189,7 @@ def plot(results: Results, path: Path) -> None:
     dot = right.plot([], [], "o", color="0.4", alpha=0.5, label="a seed")[0]
     bar = right.plot([], [], "_", color="0.3", ms=16, mew=2, label="mean")[0]
     diamond = right.plot([], [], "D", color="white", mec="0.3", label="from its outer steps alone")[0]
-    left.legend(handles=[dot, bar], fontsize=8)
-    right.legend(handles=[dot, bar, diamond], fontsize=8, loc="upper left")
+    figure.legend(handles=[dot, bar, diamond], fontsize=9, loc="lower center", ncols=3, frameon=False)
     for axes in (left, right):
         axes.set_xticks(places, names, fontsize=9)
         axes.set_xlabel("s: inner steps between two updates of the policy")
@@ -197,7 +198,7 @@ def plot(results: Results, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     smoke = " (smoke run)" if results["smoke"] else ""
     figure.suptitle(f"Figure 2 on {results['data']}: error and cost against s{smoke}")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)

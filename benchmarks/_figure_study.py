@@ -91,17 +91,18 @@ def frame(script: str, arguments: argparse.Namespace, argv: Sequence[str], confi
     }
 
 
-def setting_line(results: dict[str, Any], images: dict[str, int]) -> str:
+def setting_line(results: dict[str, Any]) -> str:
     """What was trained on what, in a sentence."""
-    config = results["config"]
+    config, images = results["config"], results["images"]
     turned = config["data"]["shift_degrees"]
     rotated = f", validation and test images rotated by up to ±{turned:g} degrees" if turned else ""
     solver = config["method"]
     options = ", ".join(f"{k} = {v}" for k, v in solver["solver_options"].items())
+    parts = {"train": "training", "val": "validation", "test": "test"}
+    counts = "" if images is None else ", ".join(f"{images[k]:,} {name}" for k, name in parts.items())
     return (
-        f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images{rotated}; "
-        f"{config['model']['name']}; {config['epochs']} epochs of SGD {config['lr']:g}, batch {config['batch_size']}, "
-        f"weight decay {config['weight_decay']:g}; the policy by {solver['solver']}{f' ({options})' if options else ''}"
+        f"{counts}{' images' if counts else ''}{rotated}; {config['model']['name']}; {config['epochs']} epochs of SGD "
+        f"{config['lr']:g}, batch {config['batch_size']}, weight decay {config['weight_decay']:g}; the policy by {solver['solver']}{f' ({options})' if options else ''}"
         f" and {solver['optimizer']} {solver['lr']:g}, {solver['selection']} selection, after "
         f"{100 * solver['warmup']:.0f} % of the steps. Seeds: {', '.join(map(str, results['seeds']))}."
     )
