@@ -39,6 +39,8 @@ docs: $(DEV)
 smoke: export OMP_NUM_THREADS = 1
 smoke: $(DEV)
 	$(BIN)/python benchmarks/table5.py --smoke
+	$(BIN)/python benchmarks/augment.py --smoke --output - > /dev/null
+	$(BIN)/python benchmarks/selection.py --smoke --output - > /dev/null
 
 # Also runs the examples in README.md, docs/ and the docstrings.
 pytest: export OMP_NUM_THREADS = 1

@@ -1,9 +1,13 @@
-"""One thread, no display, fixed seeds: a test gives the same answer everywhere and every time."""
+"""One thread, no display, fixed seeds, a cache of its own: a test gives the same answer everywhere and every time."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Pictures that tests decode are cached where nobody's own are, also by the processes that tests start.
+_cache = tempfile.TemporaryDirectory(prefix="hypergrad-tests-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 import hypothesis
 import pytest

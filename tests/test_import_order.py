@@ -19,6 +19,7 @@ LEVELS = {
     6: "vision report",
     7: "cli",
     8: "",  # hypergrad/__init__.py
+    9: "__main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split(" ")}
 SOLVERS_MAY_SEE = {"errors", "registry", "solvers"}
