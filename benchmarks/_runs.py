@@ -1,9 +1,10 @@
 """Cells that are whole runs of hypergrad's vision layer, each with its folder: computed in processes, kept when done.
 
 A study is a list of cells; ``run_cells`` computes those that are missing and returns what all of them recorded.
-``stand_in`` has the settings for each data set on which the paper's scripts run.
+``stand_in`` (of ``_stand_ins.py``) has the settings for each data set on which the paper's scripts run.
 """
 
+import argparse
 import contextlib
 import json
 import multiprocessing
@@ -14,60 +15,36 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from _cells import git_commit, write_json
+from _stand_ins import PAPER_SETS, STAND_INS, stand_in
 
-from hypergrad.errors import InvalidInputError, NonFiniteError, UnknownNameError
+from hypergrad.errors import InvalidInputError, NonFiniteError
 from hypergrad.progress import Progress
-from hypergrad.registry import closest
-from hypergrad.vision.config import Madao, TrainConfig, recipe
+from hypergrad.vision.config import Madao, TrainConfig
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.run import SCHEMA, Recorded, RunDirectory, read_run
 from hypergrad.vision.train import train
 
-#: What a small CNN learns in a minute or two of one CPU thread; a policy sees some two hundred updates.
-_SMALL: dict[str, Any] = {
-    "model": {"name": "small-cnn"},
-    "standard": {"crop": 2},
-    "method": {"name": "madao", "every": 5, "lr": 0.03, "solver_options": {"alpha": "auto"}},
-    "epochs": 40,
-    "batch_size": 64,
-    "lr": 0.05,
-}
-_FASHION = {**_SMALL, "data": {"name": "fashion-mnist", "train_size": 2000, "validation": 1000}}
-
-#: Data that is free and small: settings by name.
-STAND_INS: dict[str, dict[str, Any]] = {
-    # Fewer training images than there are: with all of them every method makes some four mistakes in 359, and rows
-    # cannot differ. 1,440 steps, 260 updates of the policy.
-    "digits": {
-        **recipe("cpu"),
-        "recipe": "cpu",
-        "data": {"name": "digits", "train_size": 600, "validation": 400},
-        "epochs": 80,
-    },
-    "fashion-mnist": _FASHION,
-    "fashion-mnist:rotated": {**_FASHION, "data": {**_FASHION["data"], "shift_degrees": 25.0}},
-    # Google's drawings train, Twitter's are validated and tested.
-    "emoji": {**_SMALL, "data": {"name": "emoji"}},
-}
-
-#: The paper's data, with the paper's recipes.
-PAPER_SETS: dict[str, dict[str, Any]] = {
-    name: {**recipe(f"paper-{name}"), "recipe": f"paper-{name}"} for name in ("cifar10", "cifar100", "svhn", "imagenet")
-} | {
-    name: {
-        **recipe("paper-fine-grained"),
-        "recipe": "paper-fine-grained",
-        "data": {**recipe("paper-fine-grained")["data"], "name": name},
-    }
-    for name in ("flowers102", "pets", "aircraft", "cars")
-}
+__all__ = [
+    "PAPER_SETS",
+    "STAND_INS",
+    "Cell",
+    "StudyError",
+    "cell_path",
+    "default_workers",
+    "failure",
+    "is_finished",
+    "note",
+    "parse_seeds",
+    "run_cells",
+    "stand_in",
+]
 
 #: What is beside a run's own files: why it broke down, and what the study knows of it.
 _FAILURE, _NOTE = "failure.json", "benchmark.json"
@@ -90,30 +67,6 @@ class Cell:
     row: str
     seed: int
     config: TrainConfig
-
-
-def stand_in(data: str, **changes: Any) -> dict[str, Any]:
-    """Settings of a :class:`~hypergrad.vision.config.TrainConfig` for a data set, new on each call.
-
-    Args:
-        data: a name of ``STAND_INS`` or ``PAPER_SETS``.
-        changes: laid over the settings, sections field by field; a section that gets another ``name`` starts anew.
-
-    Raises:
-        UnknownNameError: no such name.
-    """
-    known = STAND_INS | PAPER_SETS
-    if data not in known:
-        raise UnknownNameError(f"Unknown data {data!r}.{closest(data, list(known))} There are: {', '.join(known)}.")
-    settings: dict[str, Any] = json.loads(json.dumps(known[data]))
-    for key, value in changes.items():
-        below = settings.get(key)
-        if isinstance(below, dict) and isinstance(value, Mapping):
-            another = "name" in value and value["name"] != below.get("name")
-            settings[key] = dict(value) if another else {**below, **value}
-        else:
-            settings[key] = value
-    return settings
 
 
 def cell_path(output: Path, cell: Cell) -> Path:
@@ -293,8 +246,10 @@ def _follow(missing: Sequence[Cell], output: Path, processes: Sequence[Any], eve
                         told = _told(missing[content], output)
                         print(f"[{len(finished)}/{len(missing)}] {told}", file=sys.stderr, flush=True)
             done = sum(missing[i].config.epochs for i in finished) + sum(_epochs(missing[i], output) for i in running)
-            # The last line waits for the last cell: what it does after its epochs takes time too.
-            shown.update(done if len(finished) == len(missing) else min(done, total - 1))
+            if len(finished) < len(missing):
+                # What the last cell does after its last epoch takes time too.
+                shown.update(min(done, total - 1))
+        shown.update(total)
 
 
 def _drain(events: Any, processes: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -336,5 +291,16 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def default_workers() -> int:
-    """As many processes as cores."""
-    return os.cpu_count() or 1
+    """As many processes as cores; one where they would share a GPU."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """A type for argparse: ``3`` is the seeds 0 to 2; ``3,5`` is 3 and 5 (``3,`` is 3 alone)."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or ("," not in text and numbers[0] < 1):
+        raise argparse.ArgumentTypeError(f"a count (3) or a list of different seeds (0,1,2); got {text!r}")
+    return tuple(numbers) if "," in text else tuple(range(numbers[0]))
