@@ -102,9 +102,10 @@ def setting_line(results: dict[str, Any]) -> str:
     counts = "" if images is None else ", ".join(f"{images[k]:,} {name}" for k, name in parts.items())
     return (
         f"{counts}{' images' if counts else ''}{rotated}; {config['model']['name']}; {config['epochs']} epochs of SGD "
-        f"{config['lr']:g}, batch {config['batch_size']}, weight decay {config['weight_decay']:g}; the policy by {solver['solver']}{f' ({options})' if options else ''}"
-        f" and {solver['optimizer']} {solver['lr']:g}, {solver['selection']} selection, after "
-        f"{100 * solver['warmup']:.0f} % of the steps. Seeds: {', '.join(map(str, results['seeds']))}."
+        f"{config['lr']:g}, batch {config['batch_size']}, weight decay {config['weight_decay']:g}; the policy by "
+        f"{solver['solver']}{f' ({options})' if options else ''} and {solver['optimizer']} {solver['lr']:g}, "
+        f"{solver['selection']} selection, after {100 * solver['warmup']:.0f} % of the steps. Seeds: "
+        f"{', '.join(map(str, results['seeds']))}."
     )
 
 

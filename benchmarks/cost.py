@@ -147,7 +147,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def default_path(options: argparse.Namespace) -> Path:
     """One file a setting, so that no run writes over another one's."""
     plain = parser().parse_args([])
-    names = ("model", "data", "solver", "selection", "batch_size", "every", "device", "precision")
+    names = ("model", "data", "solver", "selection", "batch_size", "every", "device", "precision", "threads")
     wanted = {name: DEFAULTS.get(name, getattr(plain, name)) for name in names}
     other = [f"{getattr(options, name)}" for name in names if getattr(options, name) != wanted[name]]
     if options.channels_last:
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _render(path: Path) -> int:
     try:
         page = markdown(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         print(f"cost.py: {path} is no result of cost.py ({error!r}). Give the JSON that it wrote.", file=sys.stderr)
         return 2
     path.with_suffix(".md").write_text(page, encoding="utf-8")
