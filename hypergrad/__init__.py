@@ -26,7 +26,7 @@ from hypergrad.problem import BilevelProblem, BilevelResult
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.solvers import Solution, Status, register_solver
 from hypergrad.stepper import HyperStepper
-from hypergrad.version import __version__
+from hypergrad.version import __version__ as __version__
 
 __all__ = [
     "BilevelProblem",

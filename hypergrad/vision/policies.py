@@ -33,9 +33,13 @@ def standard(config: c.StandardConfig, splits: Splits) -> nn.Module:
                 "pixels a side. Give a smaller one, or a larger data.image_size."
             )
         return augment.ResizedCropFlip(config.resized_crop, flip=flip)
-    if config.fill == "reflect" and config.crop >= splits.side:
-        raise InvalidInputError(f"standard.crop={config.crop} must be smaller than the images ({splits.side} pixels).")
-    return CropFlip(config.crop, flip=flip, fill=config.fill)
+    padding = splits.side // 8 if config.crop is None else config.crop
+    # Half of a side would leave images whose middle lies at a corner, or is gone.
+    if 2 * padding > splits.side:
+        raise InvalidInputError(
+            f"standard.crop={padding} is more than half of the images' {splits.side} pixels a side. Usual is an eighth."
+        )
+    return CropFlip(padding, flip=flip, fill=config.fill)
 
 
 def operations(space: c.Fixed | c.FasterAutoAugment | c.Madao, channels: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hypergrad.errors import InvalidInputError
 from hypergrad.files import read_json
 from hypergrad.optional import require
+from hypergrad.vision.data.pictures import Picture, decode, rgb, square
 from hypergrad.vision.models import build_model
 from hypergrad.vision.models.normalised import Normalised
 from hypergrad.vision.run import SCHEMA
@@ -96,15 +97,15 @@ class Classifier:
         return found
 
     def prepare(self, image: Any) -> Tensor:  # (C, side, side)
-        """The image as the network sees it: floats in [0, 1]."""
+        """The image as the network sees it: floats in [0, 1]; pictures are decoded as those that it was trained on."""
         d = self.description
-        pixels = _tensor(image, d.channels)
+        pixels = _tensor(image, d.channels) if isinstance(image, Tensor) else _picture(image, d.channels, d.side)
         height, width = pixels.shape[1:]
         if (height, width) != (d.side, d.side):
-            scale = d.side / min(height, width)
-            size = [max(d.side, round(height * scale)), max(d.side, round(width * scale))]
-            pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-            pixels = _central(pixels, d.side).clamp(0, 1)
+            short = min(height, width)
+            pixels = _central(pixels, short)[None]
+            pixels = F.interpolate(pixels, (d.side, d.side), mode="bilinear", antialias=True, align_corners=False)[0]
+            pixels = pixels.clamp(0, 1)
         if d.pad_to is not None:
             before, after = (d.pad_to - d.side) // 2, (d.pad_to - d.side + 1) // 2
             pixels = F.pad(pixels, (before, after, before, after))
@@ -116,31 +117,37 @@ def _central(pixels: Tensor, side: int) -> Tensor:
     return pixels[:, top : top + side, left : left + side]
 
 
-def _tensor(image: Any, channels: int) -> Tensor:  # (C, H, W), floats in [0, 1]
-    if isinstance(image, Tensor):
-        pixels = image if image.is_floating_point() else image.float() / 255
-        if pixels.ndim != 3 or pixels.shape[0] not in (channels, 1):
-            raise InvalidInputError(
-                f"An image must have the shape ({channels}, H, W); got {tuple(image.shape)}. Give one image at a time."
-            )
-        return pixels.float().expand(channels, -1, -1)
-    pil = require("PIL.Image", "Reading a picture", "vision")
-    ops = require("PIL.ImageOps", "Reading a picture", "vision")
+def _tensor(image: Tensor, channels: int) -> Tensor:  # (C, H, W), floats in [0, 1]
+    pixels = image if image.is_floating_point() else image.float() / 255
+    if pixels.ndim != 3 or pixels.shape[0] not in (channels, 1):
+        raise InvalidInputError(
+            f"An image must have the shape ({channels}, H, W); got {tuple(image.shape)}. Give one image at a time."
+        )
+    return pixels.float().expand(channels, -1, -1)
+
+
+def _picture(image: Any, channels: int, side: int) -> Tensor:  # (C, side, side), floats in [0, 1]
     if isinstance(image, str | Path):
-        try:
-            with pil.open(image) as opened:
-                image = ops.exif_transpose(opened)
-                image.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InvalidInputError(f"{image} cannot be read as a picture ({error}).") from error
-    if not hasattr(image, "convert"):
+        found = decode(Picture(str(image), Path(image)), side)
+        if isinstance(found, str):
+            raise InvalidInputError(f"{image} cannot be read as a picture ({found}).")
+    elif hasattr(image, "convert"):
+        found = square(rgb(image), side)
+    else:
         raise InvalidInputError(
             f"An image is a path, a Pillow image or a tensor (C, H, W); got {type(image).__name__}."
         )
-    numpy = require("numpy", "Reading a picture", "vision")
-    array = numpy.array(image.convert("L" if channels == 1 else "RGB"))
-    pixels = torch.from_numpy(array).float() / 255
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    pixels = torch.from_numpy(found)
+    # Grey pictures have three equal channels; of coloured ones the luminance, as Pillow's mode "L".
+    return (pixels.float() if channels == 3 else _luminance(pixels)) / 255
+
+
+def _luminance(pixels: Tensor) -> Tensor:  # (3, H, W) -> (1, H, W), 0 to 255
+    if torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2]):
+        return pixels[:1].float()
+    red, green, blue = pixels.float()
+    grey: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue
+    return grey.round()[None]
 
 
 def load(run: str | Path, *, device: str = "cpu") -> Classifier:

@@ -127,7 +127,10 @@ def read_run(path: str | Path) -> Recorded:
         epochs=[line for line in lines if line.get("kind") == "epoch"],
         updates=[line for line in lines if line.get("kind") == "update"],
         result=_read(path / "result.json") if (path / "result.json").is_file() else None,
-        policies=[(int(p.stem), Policy.load(p)) for p in sorted((path / "policies").glob("*.json"))],
+        policies=sorted(
+            ((int(p.stem), Policy.load(p)) for p in (path / "policies").glob("*.json") if p.stem.isdecimal()),
+            key=lambda entry: entry[0],
+        ),
     )
 
 
@@ -148,11 +151,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         try:
-            if line:
-                found.append(json.loads(line))
+            content = json.loads(line) if line else None
         except ValueError:
-            if number < len(lines):  # the last one has no line end: it was being written
-                raise InvalidInputError(f"{path}, line {number} is no JSON: {line[:60]!r}.") from None
+            content = line
+        if isinstance(content, dict):
+            found.append(content)
+        elif content is not None and number < len(lines):  # the last one has no line end: it was being written
+            raise InvalidInputError(f"{path}, line {number} is no JSON object: {line[:60]!r}. Remove the line.")
     return found
 
 

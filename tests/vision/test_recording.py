@@ -12,6 +12,8 @@ from hypergrad.augment import Policy
 from hypergrad.errors import InvalidInputError
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
+from hypergrad.vision.data.pictures import Picture as Decodable
+from hypergrad.vision.data.pictures import decode
 from hypergrad.vision.evaluate import evaluate
 from hypergrad.vision.predict import load
 from hypergrad.vision.recording import train_and_record
@@ -111,6 +113,24 @@ def test_padding_and_crops_are_part_of_the_preprocessing(tmp_path: Path) -> None
     assert load(tmp_path / "cut").prepare(data.test.images[0]).shape == (1, 8, 8)
 
 
+def test_a_stray_file_among_the_policies_is_passed_over(tmp_path: Path) -> None:
+    train_and_record(config(epochs=1), tmp_path / "run", dataset=dataset(), progress=False)
+    (tmp_path / "run" / "policies" / "notes.json").write_text("{}")
+    assert [epoch for epoch, _ in read_run(tmp_path / "run").policies] == [1]
+
+
+def test_a_picture_is_decoded_as_those_of_the_training(tmp_path: Path) -> None:
+    data = dataset(channels=3)
+    train_and_record(config(), tmp_path / "run", dataset=data, progress=False)
+    classifier = load(tmp_path / "run")
+    rng = torch.Generator().manual_seed(1)
+    picture = Image.fromarray(torch.randint(256, (37, 52, 4), generator=rng).to(torch.uint8).numpy(), "RGBA")
+    picture.save(tmp_path / "a.png")
+    decoded = decode(Decodable("a", tmp_path / "a.png"), 10)
+    assert torch.equal(classifier.prepare(tmp_path / "a.png"), torch.from_numpy(decoded).float() / 255)
+    assert torch.equal(classifier.prepare(picture), classifier.prepare(tmp_path / "a.png"))
+
+
 def test_a_wrong_configuration_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="batch_size=100"):
         train_and_record(config(batch_size=100), tmp_path / "run", dataset=dataset(), progress=False)
@@ -143,7 +163,8 @@ def broken(path: Path, name: str, content: str) -> Path:
         (lambda p: RunDirectory.create(p / "full", {}), "exists and is not an empty folder"),
         (lambda p: RunDirectory.create(p / "full" / "file" / "run", {}), "cannot be made"),
         (lambda p: train_and_record(config(), p / "full", dataset=dataset()), "exists and is not an empty folder"),
-        (lambda p: read_run(broken(p / "a", "metrics.jsonl", "x\n{}\n")), "line 1 is no JSON"),
+        (lambda p: read_run(broken(p / "a", "metrics.jsonl", "x\n{}\n")), "line 1 is no JSON object: 'x'"),
+        (lambda p: read_run(broken(p / "n", "metrics.jsonl", "{}\n5\n")), "line 2 is no JSON object: '5'"),
         (lambda p: read_run(broken(p / "b", "result.json", "{")), "result.json cannot be read"),
         (lambda p: load(broken(p / "c", "model.json", "{}")), "has not the schema 1"),
         (lambda p: load(broken(p / "d", "model.json", json.dumps({"schema": 1, "name": "x"}))), "has not the fields"),

@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_reported() -> None:
         ({"model": {"name": "wrn-28-3"}}, UnknownNameError, "wrn-28-3"),
         ({"model": {"options": {"breadth": 3}}}, InvalidInputError, "breadth"),
         ({"standard": {"resized_crop": 50}}, InvalidInputError, "standard.resized_crop=50 is larger than the images"),
-        ({"standard": {"crop": 12, "fill": "reflect"}}, InvalidInputError, "standard.crop=12 must be smaller"),
+        ({"standard": {"crop": 7}}, InvalidInputError, "standard.crop=7 is more than half of the images' 12 pixels"),
         ({"method": {"name": "madao", "solver": "neuman"}}, UnknownNameError, "Did you mean 'neumann'?"),
         ({"method": {"name": "madao", "operations": ["Rotat"]}}, UnknownNameError, "Did you mean 'Rotate'?"),
         ({"method": {"name": "madao", "solver": "unrolled", "damping": 0.1}}, InvalidInputError, "no damping"),

@@ -48,25 +48,36 @@ def decode(picture: Picture, side: int) -> Pixels | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with image.open(source) as opened:
-                found = _rgb(operations.exif_transpose(opened), image)
+                found = rgb(operations.exif_transpose(opened))
         width, height = found.width, found.height - picture.cut_bottom
         if height < 1:
             return f"it is {found.height} pixels high, of which {picture.cut_bottom} are to be cut off"
         # Cut off beforehand, because the filter reaches beyond the box.
         found = found.crop((0, 0, width, height)) if picture.cut_bottom else found
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        square = found.resize((side, side), image.Resampling.BILINEAR, box=box)
-        return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+        return square(found, side)
     except MemoryError:
         raise  # no fault of the file
     except Exception as error:  # decoders raise almost anything on a damaged file
         return f"{type(error).__name__}: {error}"
 
 
-def _rgb(found: Any, image: Any) -> Any:
-    """A Pillow image of any mode as RGB."""
+def square(found: Any, side: int) -> Pixels:  # (3, side, side)
+    """The central square of an RGB image of Pillow, scaled bilinearly and antialiased."""
+    image = require("PIL.Image", PURPOSE, "vision")
+    short = min(found.width, found.height)
+    left, top = (found.width - short) / 2, (found.height - short) / 2
+    box = (left, top, left + short, top + short)
+    scaled = found.resize((side, side), image.Resampling.BILINEAR, box=box)
+    return np.ascontiguousarray(np.asarray(scaled, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def rgb(found: Any) -> Any:
+    """An image of Pillow of any mode as RGB, as :func:`decode` says.
+
+    Raises:
+        ValueError: pixels whose range is not known (floating point, 32 bits).
+    """
+    image = require("PIL.Image", PURPOSE, "vision")
     if found.mode.startswith("I;16"):
         # By Pillow's own conversion everything above 255 would be white.
         return image.fromarray((np.asarray(found) >> 8).astype(np.uint8)).convert("RGB")
