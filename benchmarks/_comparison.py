@@ -113,9 +113,7 @@ def parser(table: Table) -> argparse.ArgumentParser:
     result.add_argument(
         "--output", type=Path, help=f"folder of the runs (default: benchmarks/runs/{table.script}-<data>)"
     )
-    result.add_argument(
-        "--publish", action="store_true", help="write table, JSON and picture to benchmarks/results, not to the runs"
-    )
+    result.add_argument("--results", type=Path, help="folder of JSON, table and picture (default: benchmarks/results)")
     result.add_argument("--smoke", action="store_true", help="a run of seconds that shows that the code works")
     result.add_argument("--render", type=Path, metavar="JSON", help="render table and picture from results, and stop")
     return result
@@ -253,7 +251,8 @@ def run(table: Table, arguments: argparse.Namespace) -> list[tuple[str, Path]]:
     counts = parameters(study)
     runs = run_cells([cell for cell, _ in study.cells()], study.output, workers=arguments.workers)
     results = collect(table, study, runs, counts, command_line(table, arguments))
-    stem = (HERE / "results" if arguments.publish else study.output) / f"{table.script}-{study.data.replace(':', '-')}"
+    folder = arguments.results or (study.output if study.is_smoke else HERE / "results")
+    stem = folder / f"{table.script}-{study.data.replace(':', '-')}"
     write_json(stem.with_name(stem.name + ".json"), results, indent=1)
     print(shown(results))
     files = [("numbers", stem.with_name(stem.name + ".json")), *render(results, stem)]

@@ -35,20 +35,21 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "emoji": {**_SMALL, "data": {"name": "emoji"}},
 }
 
-#: The paper's data, with the paper's recipes.
-PAPER_SETS: dict[str, dict[str, Any]] = {
-    name: {**recipe(f"paper-{name}"), "recipe": f"paper-{name}"} for name in ("cifar10", "cifar100", "svhn", "imagenet")
-} | {
-    name: {
-        **recipe("paper-fine-grained"),
-        "recipe": "paper-fine-grained",
-        "data": {**recipe("paper-fine-grained")["data"], "name": name},
-    }
-    for name in ("flowers102", "pets", "aircraft", "cars")
+#: The paper's data, and the recipe of each.
+_RECIPES = {
+    "cifar10": "paper-cifar10",
+    "cifar100": "paper-cifar100",
+    "svhn": "paper-svhn",
+    "imagenet": "paper-imagenet",
+    "flowers102": "paper-flowers",
+    "pets": "paper-pets",
+    "aircraft": "paper-aircraft",
+    "cars": "paper-cars",
 }
+PAPER_SETS: dict[str, dict[str, Any]] = {data: {**recipe(name), "recipe": name} for data, name in _RECIPES.items()}
 
 
-def stand_in(data: str, **changes: Any) -> dict[str, Any]:
+def stand_in(data: str, /, **changes: Any) -> dict[str, Any]:
     """Settings of a :class:`~hypergrad.vision.config.TrainConfig` for a data set, new on each call.
 
     Args:
