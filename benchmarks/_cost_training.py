@@ -64,6 +64,9 @@ class Training:
 
     Attributes:
         label: of the row.
+        trainer: of the package.
+        timer: of its device.
+        every: inner steps of a stretch; where a policy is learned, an outer step falls on the last.
         seconds: of each timed stretch.
         parts: by part, the seconds of each timed stretch.
         statuses: how the solves ended.
@@ -73,21 +76,24 @@ class Training:
     label: str
     trainer: _Trainer
     timer: Timer
+    every: int
     seconds: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
     statuses: Counter[str] = field(default_factory=Counter)
     peak_bytes: int = 0
 
     @classmethod
-    def start(cls, label: str, config: TrainConfig, dataset: Dataset | None, clock: Callable[[], float]) -> "Training":
-        """The training before its first step.
+    def start(
+        cls, label: str, config: TrainConfig, dataset: Dataset | None, clock: Callable[[], float], every: int
+    ) -> "Training":
+        """The training before its first step; a method that learns must update every so many steps, without a warm-up.
 
         Raises:
             HypergradError: the configuration does not fit the data, or the data cannot be read.
         """
         trainer = _Trainer(config, make_splits(config.data, keys.derive(config.seed, "data"), dataset), None)
         trainer.network.train()
-        return cls(label, trainer, Timer(trainer.device, clock))
+        return cls(label, trainer, Timer(trainer.device, clock), every)
 
     def __post_init__(self) -> None:
         config = self.trainer.config
@@ -119,13 +125,13 @@ class Training:
             self._step += 1
         self.statuses.update(r.status.value for r in records if r.status is not None)
 
-    def stretch(self, steps: int) -> None:
-        """The same, timed."""
+    def stretch(self) -> None:
+        """So many as a stretch has, timed."""
         gc.collect()  # what the last row left is not charged to this one
         self._marks.clear()
         self.timer.wait()
         start = self.timer.now()
-        self.run(steps)
+        self.run(self.every)
         end = self.timer.now()
         self.timer.wait()
         total = self.timer.between(start, end)
@@ -137,9 +143,9 @@ class Training:
         for name, value in spent.items():
             self.parts[name].append(value)
 
-    def warm_up(self, every: int) -> None:
+    def warm_up(self) -> None:
         """A stretch, because first calls are slow, and another one whose last step is watched for its memory."""
-        self.run(2 * every - 1)
+        self.run(2 * self.every - 1)
         with peak_memory(self.trainer.device) as memory:
             self.run(1)
         self.peak_bytes = memory.bytes
@@ -150,7 +156,7 @@ class Training:
         momenta = [s["momentum_buffer"] for s in self._optimizer.state.values() if s.get("momentum_buffer") is not None]
         return sum(t.nbytes for t in [*network.parameters(), *network.buffers(), *momenta])
 
-    def measured(self, every: int) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
             "seconds": self.seconds,
@@ -159,27 +165,24 @@ class Training:
             "statuses": dict(self.statuses),
             "peak_bytes": self.peak_bytes,
             "held_bytes": self.held_bytes(),
-            "step_seconds": summary([s / every for s in self.seconds]),
+            "step_seconds": summary([s / self.every for s in self.seconds]),
         }
 
 
-def interleave(
-    trainings: Sequence[Training], *, rounds: int, every: int, told: Callable[[int], None] = lambda done: None
-) -> None:
+def interleave(trainings: Sequence[Training], *, rounds: int, told: Callable[[int], None] = lambda done: None) -> None:
     """Warm all up, then ``rounds`` times a stretch of each, in an order that rotates.
 
     Args:
         trainings: the rows.
         rounds: how many.
-        every: inner steps of a stretch; an outer step falls on the last.
         told: called with the number of finished rounds.
     """
     for training in trainings:
-        training.warm_up(every)
+        training.warm_up()
     told(0)
     for turn in range(rounds):
         for place in range(len(trainings)):
-            trainings[(turn + place) % len(trainings)].stretch(every)
+            trainings[(turn + place) % len(trainings)].stretch()
         told(turn + 1)
 
 

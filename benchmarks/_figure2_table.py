@@ -7,6 +7,7 @@ from typing import Any
 
 from _figure_study import closing_lines, mean_shown, pair_shown, setting_line, table
 from _pairing import Paired, paired
+from hvp import summary
 
 Results = dict[str, Any]
 STANDARD, FIXED = "standard", "fixed"
@@ -24,8 +25,7 @@ class Row:
         every: s; None where nothing is learned.
         errors: test error in percent by seed; a run that broke down has none.
         failures: runs that broke down.
-        times: seconds over those of the fixed policy's run of the same seed, by seed.
-        own: seconds over those without the outer steps, in the same run, by seed.
+        times: seconds of a step over those of the fixed policy's, by round.
         updates: of the policy in a run.
         statuses: of all solves.
     """
@@ -34,8 +34,7 @@ class Row:
     every: int | None
     errors: dict[int, float]
     failures: int
-    times: dict[int, float]
-    own: dict[int, float]
+    times: list[float]
     updates: int
     statuses: dict[str, int]
 
@@ -53,7 +52,7 @@ class Row:
 
 def summarise(results: Results) -> list[Row]:
     """The rows, in the order of the study."""
-    seconds = {c["seed"]: c["seconds"] for c in results["cells"] if c["row"] == FIXED and c["error"] is not None}
+    seconds = results["cost"]["step_seconds"]
     rows = []
     for row in results["rows"]:
         cells = [cell for cell in results["cells"] if cell["row"] == row["label"]]
@@ -68,8 +67,7 @@ def summarise(results: Results) -> list[Row]:
                 every=row["every"],
                 errors={cell["seed"]: cell["error"] for cell in ended},
                 failures=len(cells) - len(ended),
-                times={c["seed"]: c["seconds"] / seconds[c["seed"]] for c in ended if c["seed"] in seconds},
-                own={c["seed"]: c["seconds"] / (c["seconds"] - c["outer_seconds"]) for c in ended},
+                times=[a / b for a, b in zip(seconds[row["label"]], seconds[FIXED], strict=True)],
                 updates=max((cell["updates"] for cell in cells), default=0),
                 statuses=statuses,
             )
@@ -120,20 +118,16 @@ def markdown(results: Results) -> str:
     rows = summarise(results)
     by_label = {row.label: row for row in rows}
     part = results["measured_on"]
-    body = [
-        ["row", f"{part} error %", "against fixed", "against standard", "updates", "time", "outer steps", "statuses"]
-    ]
+    body = [["row", f"{part} error %", "against fixed", "against standard", "updates", "time / fixed", "statuses"]]
     for row in rows:
         failed = f"; {row.failures} failed" if row.failures else ""
-        own = list(row.own.values())
         body.append(
             [
                 f"`{row.label}`",
                 mean_shown(_values(row)) + failed,
                 *(pair_shown(row.against(by_label[base])) for base in (FIXED, STANDARD)),
                 str(row.updates),
-                f"{statistics.median(row.times.values()):.2f}" if row.times else "–",
-                f"{statistics.median(own):.2f}" if own and row.every is not None else "–",
+                "1" if row.label == FIXED else "{median:.2f} ({q1:.2f} to {q3:.2f})".format(**summary(row.times)),
                 ", ".join(f"{count} {name}" for name, count in sorted(row.statuses.items())) or "–",
             ]
         )
@@ -158,9 +152,9 @@ def markdown(results: Results) -> str:
         "- Error: percent, mean ± standard deviation over seeds (number of seeds). Differences are paired by seed; "
         "negative means this row is better; two-sided paired t-test; in brackets the smallest difference that these "
         "seeds could have shown (level 0.05, power 0.8).\n"
-        "- Time: seconds of training over those of the fixed policy's run of the same seed, median over seeds. These "
-        "are seconds on the clock, so other load on the machine is in them. Outer steps: seconds of a run over those "
-        "without its outer steps, within the run, which other load changes less.",
+        f"- Time: {results['cost']['clock']} of a training step, the outer steps spread over it, over those of the "
+        f"fixed policy; measured apart from the runs, in one process, {results['cost']['rounds']} interleaved rounds "
+        "of short stretches of each row after the warm-up (median and quartiles of the ratios by round).",
         "\n".join(closing_lines(results)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -179,26 +173,23 @@ def plot(results: Results, path: Path) -> None:
     colours = [LEARNED if row.every is not None else REFERENCE if row.label == FIXED else QUIET for row in rows]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.3))
     for at, row, colour in zip(places, rows, colours, strict=True):
-        _dots(left, at, _values(row), colour)
-        _dots(right, at, list(row.times.values()), colour)
-        if row.every is not None and row.own:
-            right.plot([at + 0.22], [statistics.median(row.own.values())], "D", color="white", mec=colour, ms=6)
+        if row.errors:
+            _dots(left, at, _values(row), colour, row.mean())
+        _dots(right, at, row.times, colour, statistics.median(row.times))
     left.set_ylabel(f"{results['measured_on']} error, %")
-    right.set_ylabel("seconds / those of the fixed policy's run")
+    right.set_ylabel(f"{results['cost']['clock']} of a step / those of the fixed policy")
     right.axhline(1, color=QUIET, lw=0.8, ls=":")
-    dot = right.plot([], [], "o", color="0.4", alpha=0.5, label="a seed")[0]
-    bar = right.plot([], [], "_", color="0.3", ms=16, mew=2, label="mean")[0]
-    diamond = right.plot([], [], "D", color="white", mec="0.3", label="from its outer steps alone")[0]
-    figure.legend(handles=[dot, bar, diamond], fontsize=9, loc="lower center", ncols=3, frameon=False)
     for axes in (left, right):
         axes.set_xticks(places, names, fontsize=9)
         axes.set_xlabel("s: inner steps between two updates of the policy")
         axes.set_xlim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    left.set_title("dots: seeds; bars: means", fontsize=9, color="0.3")
+    right.set_title("dots: rounds; bars: medians", fontsize=9, color="0.3")
     smoke = " (smoke run)" if results["smoke"] else ""
     figure.suptitle(f"Figure 2 on {results['data']}: error and cost against s{smoke}")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
@@ -210,10 +201,9 @@ def _tick(row: Row) -> str:
     return "∞\n(fixed)" if row.label == FIXED else "none\n(standard)"
 
 
-def _dots(axes: Any, at: float, values: list[float], colour: str) -> None:
-    if values:
-        axes.plot([at] * len(values), values, "o", color=colour, alpha=0.45, ms=5)
-        axes.plot([at], [statistics.fmean(values)], "_", color=colour, ms=20, mew=2.2)
+def _dots(axes: Any, at: float, values: list[float], colour: str, middle: float) -> None:
+    axes.plot([at] * len(values), values, "o", color=colour, alpha=0.45, ms=5)
+    axes.plot([at], [middle], "_", color=colour, ms=20, mew=2.2)
 
 
 def render(results: Results, stem: Path) -> list[Path]:

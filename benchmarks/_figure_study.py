@@ -1,7 +1,6 @@
 """What the scripts of the paper's figures share: their command line, their settings, and the frame of their results."""
 
 import argparse
-import math
 import shlex
 import sys
 import tempfile
@@ -141,11 +140,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown; the first row is the head."""
     head, *body = rows
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
-
-
-def finite(value: float | None) -> bool:
-    """Whether there is a number."""
-    return value is not None and math.isfinite(value)
 
 
 def complain(script: str, error: Exception) -> int:

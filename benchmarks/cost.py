@@ -113,9 +113,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             epochs=1, precision=options.precision, channels_last=options.channels_last, device=options.device,
             seed=options.seed,
         )  # fmt: skip
-        trainings.append(Training.start(label, config, images, clock))
+        trainings.append(Training.start(label, config, images, clock, options.every))
     with Progress(options.rounds, "rounds") as shown:
-        interleave(trainings, rounds=options.rounds, every=options.every, told=shown.update)
+        interleave(trainings, rounds=options.rounds, told=shown.update)
     splits = trainings[0].trainer.splits
     hardware = {k: v for k, v in environment().items() if k != "threads_per_run"}
     if trainings[0].trainer.device.type == "cuda":
@@ -140,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "side": splits.side,
             "clock": "CPU seconds" if clock is time.process_time else "seconds on the clock",
         },
-        "rows": {t.label: t.measured(options.every) for t in trainings},
+        "rows": {t.label: t.measured() for t in trainings},
     }  # fmt: skip
 
 

@@ -15,22 +15,29 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from _cells import write_json
+from _cost_training import Training, interleave
 from _figure2_table import FIXED, STANDARD, render
 from _figure_study import add_arguments, checked, complain, folders, frame, settings
 from _runs import Cell, StudyError, failure, note, run_cells
 from hvp import positive
 
 from hypergrad.errors import HypergradError, InvalidInputError
-from hypergrad.vision.config import TrainConfig
+from hypergrad.progress import Progress
+from hypergrad.vision.config import Madao, TrainConfig
 from hypergrad.vision.run import Recorded
 
 SCRIPT = "figure2"
 INTERVALS, SMOKE_INTERVALS = (240, 60, 15, 5), (4, 2)
+COST_ROUNDS = 11
+#: Inner steps of a stretch where nothing is learned.
+STRETCH, SMOKE_STRETCH = 60, 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     add_arguments(result, seeds="3")
     result.add_argument(
         "--every", type=positive, nargs="+", metavar="S", help=f"(default: {' '.join(map(str, INTERVALS))})"
+    )
+    result.add_argument(
+        "--cost-rounds", type=positive, help=f"rounds of the cost's measurement (default: {COST_ROUNDS})"
     )
     return result
 
@@ -75,9 +85,32 @@ def as_cell(row: str, seed: int, run: Recorded) -> dict[str, Any]:
         "failure": failed,
         "updates": len(run.updates),
         "seconds": None if result is None else result["seconds"],
-        "outer_seconds": sum(update["seconds"] for update in run.updates),
         "statuses": statuses,
         "commit": note(run)["commit"],
+    }
+
+
+def measure_cost(rows: dict[str, TrainConfig], rounds: int, stretch: int) -> dict[str, Any]:
+    """Seconds of a step in each row, by stretches of all rows in turn, as ``cost.py`` does it.
+
+    The runs' own seconds are no measure: other runs and other programs run beside them.
+    """
+    torch.set_num_threads(1)
+    on_cpu = not torch.cuda.is_available()
+    trainings = []
+    for label, config in rows.items():
+        every, method = stretch, config.method
+        if isinstance(method, Madao):
+            every, method = method.every, method.model_copy(update={"warmup": 0.0})
+        clock = time.process_time if on_cpu else time.perf_counter
+        config = config.model_copy(update={"method": method})
+        trainings.append(Training.start(label, config, None, clock, every))
+    with Progress(rounds, "rounds of the cost") as shown:
+        interleave(trainings, rounds=rounds, told=shown.update)
+    return {
+        "rounds": rounds,
+        "clock": "CPU seconds" if on_cpu else "seconds on the clock",
+        "step_seconds": {t.label: [s / t.every for s in t.seconds] for t in trainings},
     }
 
 
@@ -91,6 +124,7 @@ def study(arguments: argparse.Namespace, argv: Sequence[str]) -> tuple[dict[str,
     ended = [run.result for run in runs.values() if run.result is not None]
     if not ended:
         raise InvalidInputError(f"All runs broke down (their loss is not finite): see {output}. A lower lr may help.")
+    rounds = arguments.cost_rounds or (1 if arguments.smoke else COST_ROUNDS)
     learning = next(c for c in rows.values() if c.method.name == "madao")
     results = {
         **frame(SCRIPT, arguments, argv, learning),
@@ -98,6 +132,7 @@ def study(arguments: argparse.Namespace, argv: Sequence[str]) -> tuple[dict[str,
         "seeds": list(seeds),
         "measured_on": "test" if ended[0]["test"] else "validation",
         "images": ended[0]["images"],
+        "cost": measure_cost(rows, rounds, SMOKE_STRETCH if arguments.smoke else STRETCH),
         "rows": [{"label": name, "every": getattr(c.method, "every", None)} for name, c in rows.items()],
         "cells": [as_cell(label, seed, run) for (label, seed), run in runs.items()],
     }

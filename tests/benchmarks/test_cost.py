@@ -32,10 +32,10 @@ def config(label: str) -> TrainConfig:
 def trainings() -> list[Training]:
     images = synthetic(4, seed=0)
     rows = [
-        Training.start(label, config(label), images, time.process_time)
+        Training.start(label, config(label), images, time.process_time, EVERY)
         for label in cost.methods("neumann", "relaxed", EVERY)
     ]
-    interleave(rows, rounds=2, every=EVERY)
+    interleave(rows, rounds=2)
     return rows
 
 
