@@ -2,8 +2,12 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from hypergrad.errors import HypergradWarning
 from hypergrad.optional import require
 
 
@@ -11,6 +15,24 @@ def print_error(message: object) -> None:
     """Each line on stderr, marked as an error."""
     for line in str(message).splitlines() or [""]:
         print(f"hypergrad: error: {line}", file=sys.stderr)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside, our own warnings are lines like errors, without the place in the code that they came from."""
+    shown = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, HypergradWarning):
+            print(f"hypergrad: warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,10 +1,11 @@
 """From a line of arguments to a command and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hypergrad.cli.console import print_error
+from hypergrad.cli.console import plain_warnings, print_error
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.statuses import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from hypergrad.errors import HypergradError, MissingLibraryError
@@ -53,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    # A network of one's own is named by its import path; a console script does not look in the current folder.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
-        return _run(given)
+        with plain_warnings():
+            return _run(given)
     except SystemExit as stop:  # argparse's --help and --version
         return stop.code if isinstance(stop.code, int) else FAILED
     except KeyboardInterrupt:

@@ -56,6 +56,7 @@ def training_parser() -> tuple[Parser, Options]:
     )
     own.add_argument("--print-config", action="store_true", help="print all settings as JSON, and stop")
     own.add_argument("--quiet", action="store_true", help="no progress; print the run's folder only")
+    own.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard, too")
     own.add_argument("--no-pictures", action="store_true", help="do not draw learning curves and policy")
     return parser, Options(parser)
 
@@ -85,7 +86,7 @@ def train_command(arguments: Sequence[str]) -> int:
         return DONE
     output = parsed.output or _new_folder(config)
     try:
-        result = train_and_record(config, output, progress=not parsed.quiet)
+        result = train_and_record(config, output, progress=not parsed.quiet, tensorboard=parsed.tensorboard)
     except NonFiniteError:
         print(f"hypergrad: {_left(output)}", file=sys.stderr)
         raise

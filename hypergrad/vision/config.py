@@ -45,6 +45,9 @@ class DataConfig(Section):
         description="Validation and test images are turned by up to this angle: a shift that a policy can find.",
     )
     workers: int = Field(2, ge=0, description="Processes that decode image files; 0: none but this one.")
+    options: dict[str, Value] = Field(
+        default_factory=dict, description="Arguments of the data set's reader, such as on_error=skip for `folder`."
+    )
 
 
 class ModelConfig(Section):

@@ -7,13 +7,19 @@ from pathlib import Path
 from hypergrad.errors import InvalidInputError
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset
+from hypergrad.vision.events import Events
 from hypergrad.vision.predict import Description
 from hypergrad.vision.run import RunDirectory
 from hypergrad.vision.train import TrainResult, train
 
 
 def train_and_record(
-    config: TrainConfig, output: str | Path, *, dataset: Dataset | None = None, progress: bool = True
+    config: TrainConfig,
+    output: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    progress: bool = True,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train, and leave a run's folder (see :mod:`hypergrad.vision.run`).
 
@@ -22,8 +28,10 @@ def train_and_record(
         output: the folder, new or empty.
         dataset: in place of the one that the configuration names.
         progress: show progress on stderr.
+        tensorboard: write event files for TensorBoard into the folder as well.
 
     Raises:
+        MissingLibraryError: TensorBoard was asked for and is not installed.
         InvalidInputError: the folder is not empty, or :func:`~hypergrad.vision.train.train` refuses the configuration;
             nothing is written then.
     """
@@ -37,7 +45,14 @@ def train_and_record(
         directory.append(RunDirectory.create(output, config.model_dump(mode="json")))
         return directory[0]
 
-    result = train(config, run=create, dataset=dataset, progress=progress)
+    events = Events(output / "tensorboard") if tensorboard else None
+    try:
+        result = train(
+            config, run=create, dataset=dataset, progress=progress, on_epoch=None if events is None else events.add
+        )
+    finally:
+        if events is not None:
+            events.close()
     run = directory[0]
     if result.policy is not None:
         run.save_policy(result.policy)

@@ -83,7 +83,9 @@ def make_splits(config: DataConfig, seed: int, dataset: Dataset | None = None) -
         InvalidInputError, UnknownNameError: the data cannot be read or split as asked; the message says why.
     """
     if dataset is None:
-        dataset = read_dataset(config.name, config.root, image_size=config.image_size, workers=config.workers)
+        dataset = read_dataset(
+            config.name, config.root, image_size=config.image_size, workers=config.workers, **config.options
+        )
     side = dataset.train.images.shape[2]
     dataset = _shaped(dataset, config)
     train = _part(dataset.train)

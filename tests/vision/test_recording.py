@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from hypergrad.augment import Policy
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import InvalidInputError, MissingLibraryError
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
 from hypergrad.vision.data.pictures import Picture as Decodable
@@ -111,6 +112,23 @@ def test_padding_and_crops_are_part_of_the_preprocessing(tmp_path: Path) -> None
         progress=False,
     )
     assert load(tmp_path / "cut").prepare(data.test.images[0]).shape == (1, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that TensorBoard loads
+def test_event_files_hold_the_epochs(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train_and_record(config(), tmp_path / "run", dataset=dataset(), progress=False, tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    errors = [(e.step, e.value) for e in events.Scalars("error/validation")]
+    assert errors == [(e.epoch, pytest.approx(e.val_error)) for e in result.history]
+    assert len(events.Scalars("policy/hypergradient")) == sum(e.hypergradient is not None for e in result.history)
+
+
+def test_a_missing_tensorboard_is_told_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingLibraryError, match=re.escape("hypergrad-toolkit[tensorboard]")):
+        train_and_record(config(), tmp_path / "run", dataset=dataset(), progress=False, tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stray_file_among_the_policies_is_passed_over(tmp_path: Path) -> None:
