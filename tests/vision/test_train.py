@@ -12,6 +12,7 @@ from hypergrad.errors import InvalidInputError, NonFiniteError, UnknownNameError
 from hypergrad.keys import derive
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
+from hypergrad.vision.evaluate import evaluate
 from hypergrad.vision.splits import make_splits
 from hypergrad.vision.train import TrainResult, _Trainer, selection_entropy, train
 
@@ -148,6 +149,39 @@ def test_solvers_and_batches_of_the_outer_step(solver: dict[str, Any]) -> None:
     assert result.policy is not None
     assert all(p.abs().max() > 0 for p in result.policy.parameters())
     assert result.history[-1].hypergradient is not None
+
+
+def test_each_update_is_told_with_the_policy_of_that_moment() -> None:
+    told: list[tuple[int, int, float]] = []
+    result = train(
+        config({"name": "madao", "every": 3, "warmup": 0.0}),
+        dataset=squares(),
+        progress=False,
+        on_update=lambda record, policy: told.append((record.outer_step, record.inner_step, float(policy.pi.norm()))),
+    )
+    assert [entry[:2] for entry in told] == [(1, 3), (2, 6), (3, 9), (4, 12), (5, 15)]
+    assert len({norm for *_, norm in told}) == 5  # each update moves it
+    assert result.policy is not None and told[-1][2] == float(result.policy.pi.norm())
+
+
+def test_cpu_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        clock[0] += 100
+        return evaluate(*args, **kwargs)
+
+    inner_step = _Trainer._step
+
+    def step(self: _Trainer, *args: Any) -> Tensor:
+        clock[0] += 1
+        return inner_step(self, *args)
+
+    monkeypatch.setattr("hypergrad.vision.train.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("hypergrad.vision.train.evaluate", slow)
+    monkeypatch.setattr(_Trainer, "_step", step)
+    result = run("standard", epochs=3)
+    assert result.cpu_seconds == result.history[-1].step == 24
 
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:
