@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from _cells import environment, write_json
 from _comparison_pictures import draw_runs
-from _comparison_study import DEFAULT_ROWS, ROWS, SMOKE_ROWS, Study, smoke
+from _comparison_study import ROWS, SMOKE_ROWS, Study, smoke
 from _comparison_table import chosen, render, shown
 from _paper import columns
 from _runs import (
@@ -106,7 +106,9 @@ def parser(table: Table) -> argparse.ArgumentParser:
     result.add_argument(
         "--models", type=_names, metavar="NAME[,NAME]", help="networks (default: the paper's; small-cnn on a stand-in)"
     )
-    result.add_argument("--rows", type=_rows, metavar="ROW[,ROW]", help=f"all, or some of: {', '.join(ROWS)}")
+    result.add_argument(
+        "--rows", type=_rows, metavar="ROW[,ROW]", help=f"all (the default), or some of: {', '.join(ROWS)}"
+    )
     result.add_argument("--seeds", type=parse_seeds, help="a count or a list (default: 3)")
     result.add_argument("--epochs", type=_count, help="passes over the training images (default: the recipe's)")
     result.add_argument("--workers", type=_count, default=default_workers(), help="processes, one torch thread each")
@@ -147,7 +149,7 @@ def plan(table: Table, arguments: argparse.Namespace) -> Study:
             one["warmup_epochs"] = min(one.get("warmup_epochs", 0), arguments.epochs)
     default = HERE / "runs" / f"{table.script}-{data.replace(':', '-')}"
     output = arguments.output or (Path(tempfile.mkdtemp(prefix=f"{table.script}-")) if arguments.smoke else default)
-    rows = arguments.rows or (SMOKE_ROWS if arguments.smoke else DEFAULT_ROWS.get(data, ROWS))
+    rows = arguments.rows or (SMOKE_ROWS if arguments.smoke else ROWS)
     return Study(
         data=data,
         models=models,

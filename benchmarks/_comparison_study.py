@@ -12,8 +12,6 @@ from hypergrad.keys import derive, generator
 from hypergrad.vision.config import TrainConfig
 
 ROWS = ("standard", "faster-autoaugment", "randaugment", "trivialaugment", "fixed", "madao")
-#: What fits into `make demo`.
-DEFAULT_ROWS = {"digits": ("standard", "randaugment", "madao")}
 SMOKE_ROWS = ("standard", "randaugment", "madao")
 
 #: The paper's baseline: a random search over the shared magnitude, of two runs.

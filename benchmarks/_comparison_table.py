@@ -269,7 +269,7 @@ def _legend(results: Results) -> list[str]:
         "Seconds: of training without evaluation, median over seeds; x standard: median of the ratios by seed. Runs "
         "share the machine with each other.",
         "Differences are paired by seed; negative: this row is better; p of the two-sided paired t-test, not corrected "
-        "for the number of rows; in brackets the smallest difference that these seeds could have shown (level 0.05, "
+        "for the number of rows, and not defined for one seed or where all seeds have the same difference; in brackets the smallest difference that these seeds could have shown (level 0.05, "
         "power 0.8, from the standard deviation of the differences).",
         f"Paper: {SOURCE}, Table {results['table']}; means of 3 runs.",
     ]

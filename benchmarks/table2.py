@@ -5,7 +5,7 @@ the same seeds, batches and budget. Finished runs are kept, so an interrupted st
 
     python benchmarks/table2.py                                  # scikit-learn's digits, a stand-in
     python benchmarks/table2.py --data cifar10 --root DIR        # the paper's data and recipe
-    python benchmarks/table2.py --rows all --seeds 5
+    python benchmarks/table2.py --seeds 10 --rows standard,randaugment,madao
     python benchmarks/table2.py --render benchmarks/results/table2-digits.json
 """
 
