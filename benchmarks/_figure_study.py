@@ -10,9 +10,8 @@ from typing import Any
 
 from _cells import environment
 from _pairing import Paired, mean_std
-from _runs import PAPER_SETS, STAND_INS, default_workers, stand_in
+from _runs import PAPER_SETS, STAND_INS, default_workers, parse_seeds, stand_in
 from hvp import positive
-from table5 import parse_seeds
 
 import hypergrad.version
 from hypergrad.errors import InvalidInputError
@@ -22,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 #: Too little training for the numbers to mean anything.
 SMOKE: dict[str, Any] = {"epochs": 2, "batch_size": 32, "data": {"train_size": 128, "test_size": 200}}
 SMOKE_PAPER: dict[str, Any] = {**SMOKE, "data": {"train_size": 128}}
-_FOLDERS = ("--output", "--results", "--workers", "--data-dir")
+_FOLDERS = ("--output", "--results", "--workers", "--root")
 
 
 def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
     parser.add_argument(
         "--data", choices=(*STAND_INS, *PAPER_SETS), default="digits", help="what is trained on (default: %(default)s)"
     )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of its files, where it needs one")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of its files, where it needs one")
     parser.add_argument("--seeds", type=parse_seeds, help=f"a count or a list (default: {seeds})")
     parser.add_argument("--epochs", type=positive, help="passes over the training images (default: by data set)")
     parser.add_argument("--workers", type=positive, default=default_workers(), help="processes, one torch thread each")
@@ -48,8 +47,8 @@ def settings(arguments: argparse.Namespace, **changes: Any) -> dict[str, Any]:
         found |= small | {"data": {**found["data"], **small["data"]}}
     if arguments.epochs is not None:
         found["epochs"] = arguments.epochs
-    if arguments.data_dir is not None:
-        found["data"] = {**found["data"], "root": str(arguments.data_dir)}
+    if arguments.root is not None:
+        found["data"] = {**found["data"], "root": str(arguments.root)}
     return found
 
 

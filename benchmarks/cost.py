@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         default="synthetic",
         help=f"grey sets are padded to {SIDE} pixels (default: %(default)s)",
     )
-    result.add_argument("--data-dir", type=Path, help="folder of the Fashion-MNIST files")
+    result.add_argument("--root", type=Path, help="folder of the Fashion-MNIST files")
     result.add_argument(
         "--batch-size", type=positive, help=f"(default: {DEFAULTS['batch_size']}; the paper's code: 128)"
     )
@@ -100,11 +100,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         HypergradError: data, network or device that cannot be used.
     """
+    commit = git_commit()  # of the code that is loaded by now
     torch.set_num_threads(options.threads)
     on_cpu = options.device == "cpu"
     clock = time.process_time if on_cpu and options.threads == 1 else time.perf_counter
     padded = options.data != "synthetic"
-    data = DataConfig(name=options.data, root=options.data_dir, pad_to=SIDE if padded else None)
+    data = DataConfig(name=options.data, root=options.root, pad_to=SIDE if padded else None)
     images = None if padded else synthetic(options.batch_size, options.seed)
     trainings = []
     for label, method in methods(options.solver, options.selection, options.every).items():
@@ -122,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         hardware["gpu"] = torch.cuda.get_device_name()
     return {
         "benchmark": "cost",
-        "commit": git_commit(),
+        "commit": commit,
         "environment": hardware,
         "setup": {
             **{

@@ -6,7 +6,7 @@ an interrupted study goes on where it stopped.
 
     python benchmarks/figure2.py                              # scikit-learn's digits
     python benchmarks/figure2.py --data fashion-mnist:rotated --seeds 5
-    python benchmarks/figure2.py --data cifar10 --data-dir DIR --every 5 60
+    python benchmarks/figure2.py --data cifar10 --root DIR --every 5 60
     python benchmarks/figure2.py --smoke                      # seconds: shows that the code works, measures nothing
     python benchmarks/figure2.py --render benchmarks/results/figure2-digits.json
 """

@@ -198,8 +198,8 @@ def test_no_setting_writes_over_another_ones_file() -> None:
     [
         (["--model", "wrn-16"], "wrn-16-1"),
         (["--device", "tpu9"], "give auto, cpu or cuda"),
-        (["--data", "digits", "--data-dir", "."], "Leave it out"),
-        (["--data", "fashion-mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["--data", "digits", "--root", "."], "Leave it out"),
+        (["--data", "fashion-mnist", "--root", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_ends_in_words(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

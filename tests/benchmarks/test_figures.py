@@ -270,7 +270,7 @@ def test_correlation_of_final_policies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "digits", "--data-dir", "somewhere"], "Leave it out"),
+        (["--data", "digits", "--root", "somewhere"], "Leave it out"),
         (["--render", "missing.json"], "missing.json"),
     ],
 )
