@@ -71,6 +71,7 @@ class TrainResult:
         history: one record a pass.
         val, test: of the final network; test is None where the data has no test images.
         seconds: of training, evaluation left out.
+        cpu_seconds: the same on this process's CPU clock, all threads together.
         search_seconds: of the search before it (Faster AutoAugment), else 0.
         weights: what was read from a file of pretrained weights, and what was not, in words; None without one.
         config: what was asked for.
@@ -83,6 +84,7 @@ class TrainResult:
     val: Evaluation
     test: Evaluation | None
     seconds: float
+    cpu_seconds: float
     search_seconds: float
     weights: str | None
     config: TrainConfig = field(repr=False)
@@ -96,6 +98,7 @@ def train(
     dataset: Dataset | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_update: Callable[[StepRecord, Policy], None] | None = None,
 ) -> TrainResult:
     """Train one network by one method.
 
@@ -105,13 +108,15 @@ def train(
         dataset: in place of the one that the configuration names.
         progress: show progress on stderr.
         on_epoch: called after each pass.
+        on_update: called after each update of a policy, with its record and the policy as it is then; the policy
+            stays the one that is trained, and must not be changed.
 
     Raises:
         InvalidInputError, UnknownNameError: the configuration does not fit the data; the message says where.
         NonFiniteError: the training loss is no longer finite.
     """
     trainer = _Trainer(config, make_splits(config.data, derive(config.seed, "data"), dataset), run)
-    return trainer.run(progress, on_epoch)
+    return trainer.run(progress, on_epoch, on_update)
 
 
 class _Trainer:
@@ -175,7 +180,12 @@ class _Trainer:
             seed=derive(self.config.seed, "policy"),
         )
 
-    def run(self, progress: bool, on_epoch: Callable[[Epoch], None] | None) -> TrainResult:
+    def run(
+        self,
+        progress: bool,
+        on_epoch: Callable[[Epoch], None] | None,
+        on_update: Callable[[StepRecord, Policy], None] | None,
+    ) -> TrainResult:
         config = self.config
         optimizer = torch.optim.SGD(
             self.network.parameters(), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
@@ -185,13 +195,18 @@ class _Trainer:
             print(self.weights, file=sys.stderr)
         self.network.train()
         history: list[Epoch] = []
-        start, evaluating = time.perf_counter(), 0.0
+        start, evaluating, evaluating_cpu = time.perf_counter(), 0.0, 0.0
+        start_cpu = time.process_time()
         with Progress(self.steps, f"train {config.method.name}", enabled=progress) as shown:
             for epoch in range(1, config.epochs + 1):
                 total = torch.zeros((), device=self.device)
                 records: list[StepRecord] = []
                 for step in range((epoch - 1) * self.per_epoch, epoch * self.per_epoch):
+                    updates = len(records)
                     total += self._step(step, optimizer, records)
+                    if on_update is not None and len(records) > updates:
+                        assert isinstance(self.policy, Policy)
+                        on_update(records[-1], self.policy)
                     scheduler.step()
                     shown.update(step, _note(epoch, config.epochs, history))
                 train_loss = float(total) / self.per_epoch
@@ -200,15 +215,17 @@ class _Trainer:
                         f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({config.lr} now), a warm-up "
                         "(warmup_epochs) or precision='float32' may help."
                     )
-                before = time.perf_counter()
+                before, before_cpu = time.perf_counter(), time.process_time()
                 val = self._evaluate(self.splits.val)
                 evaluating += time.perf_counter() - before
+                evaluating_cpu += time.process_time() - before_cpu
                 history.append(self._epoch(epoch, train_loss, val, optimizer, records, start))
                 self._record(history[-1], records)
                 if on_epoch is not None:
                     on_epoch(history[-1])
             shown.update(self.steps, _note(config.epochs, config.epochs, history))
         seconds = time.perf_counter() - start - evaluating
+        cpu_seconds = time.process_time() - start_cpu - evaluating_cpu
         test = None if self.splits.test is None else self._evaluate(self.splits.test)
         self.network.eval()
         return TrainResult(
@@ -218,6 +235,7 @@ class _Trainer:
             val=val,
             test=test,
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             search_seconds=self.search_seconds,
             weights=self.weights,
             config=config,
