@@ -14,7 +14,7 @@ from hypergrad import keys
 from hypergrad.memory import peak_memory
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
-from hypergrad.vision.splits import make_splits
+from hypergrad.vision.splits import Splits
 from hypergrad.vision.train import _Trainer
 
 LOADING = "batch and standard augmentation"
@@ -84,14 +84,21 @@ class Training:
 
     @classmethod
     def start(
-        cls, label: str, config: TrainConfig, dataset: Dataset | None, clock: Callable[[], float], every: int
+        cls, label: str, config: TrainConfig, splits: Splits, clock: Callable[[], float], every: int
     ) -> "Training":
-        """The training before its first step; a method that learns must update every so many steps, without a warm-up.
+        """The training before its first step.
+
+        Args:
+            label: of the row.
+            config: a method that learns must update every ``every`` steps, without a warm-up.
+            splits: which all rows share.
+            clock: seconds.
+            every: inner steps of a stretch.
 
         Raises:
-            HypergradError: the configuration does not fit the data, or the data cannot be read.
+            HypergradError: the configuration does not fit the data, or the network or device is none.
         """
-        trainer = _Trainer(config, make_splits(config.data, keys.derive(config.seed, "data"), dataset), None)
+        trainer = _Trainer(config, splits, None)
         trainer.network.train()
         return cls(label, trainer, Timer(trainer.device, clock), every)
 

@@ -29,8 +29,10 @@ from _models import parameter_count
 from hvp import positive
 
 from hypergrad.errors import HypergradError
+from hypergrad.keys import derive
 from hypergrad.progress import Progress
 from hypergrad.vision.config import DataConfig, Fixed, Madao, Method, ModelConfig, RandAugment, Standard, TrainConfig
+from hypergrad.vision.splits import make_splits
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DATA = ("synthetic", "digits", "fashion-mnist")
@@ -107,6 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     padded = options.data != "synthetic"
     data = DataConfig(name=options.data, root=options.root, pad_to=SIDE if padded else None)
     images = None if padded else synthetic(options.batch_size, options.seed)
+    splits = make_splits(data, derive(options.seed, "data"), images)
     trainings = []
     for label, method in methods(options.solver, options.selection, options.every).items():
         config = TrainConfig(
@@ -114,10 +117,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             epochs=1, precision=options.precision, channels_last=options.channels_last, device=options.device,
             seed=options.seed,
         )  # fmt: skip
-        trainings.append(Training.start(label, config, images, clock, options.every))
+        trainings.append(Training.start(label, config, splits, clock, options.every))
     with Progress(options.rounds, "rounds") as shown:
         interleave(trainings, rounds=options.rounds, told=shown.update)
-    splits = trainings[0].trainer.splits
     hardware = {k: v for k, v in environment().items() if k != "threads_per_run"}
     if trainings[0].trainer.device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()

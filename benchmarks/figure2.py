@@ -29,9 +29,11 @@ from _runs import Cell, StudyError, failure, note, run_cells
 from hvp import positive
 
 from hypergrad.errors import HypergradError, InvalidInputError
+from hypergrad.keys import derive
 from hypergrad.progress import Progress
 from hypergrad.vision.config import Madao, TrainConfig
 from hypergrad.vision.run import Recorded
+from hypergrad.vision.splits import make_splits
 
 SCRIPT = "figure2"
 INTERVALS, SMOKE_INTERVALS = (240, 60, 15, 5), (4, 2)
@@ -98,13 +100,15 @@ def measure_cost(rows: dict[str, TrainConfig], rounds: int, stretch: int) -> dic
     torch.set_num_threads(1)
     on_cpu = not torch.cuda.is_available()
     trainings = []
+    one = next(iter(rows.values()))
+    splits = make_splits(one.data, derive(one.seed, "data"))
     for label, config in rows.items():
         every, method = stretch, config.method
         if isinstance(method, Madao):
             every, method = method.every, method.model_copy(update={"warmup": 0.0})
         clock = time.process_time if on_cpu else time.perf_counter
         config = config.model_copy(update={"method": method})
-        trainings.append(Training.start(label, config, None, clock, every))
+        trainings.append(Training.start(label, config, splits, clock, every))
     with Progress(rounds, "rounds of the cost") as shown:
         interleave(trainings, rounds=rounds, told=shown.update)
     return {

@@ -30,9 +30,9 @@ def config(label: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trainings() -> list[Training]:
-    images = synthetic(4, seed=0)
+    splits = make_splits(DataConfig(name="synthetic"), keys.derive(0, "data"), synthetic(4, seed=0))
     rows = [
-        Training.start(label, config(label), images, time.process_time, EVERY)
+        Training.start(label, config(label), splits, time.process_time, EVERY)
         for label in cost.methods("neumann", "relaxed", EVERY)
     ]
     interleave(rows, rounds=2)
