@@ -40,9 +40,7 @@ def draw_errors(panels: Mapping[str, Mapping[str, Sequence[float]]], heading: st
             for error in errors:
                 equal = seen.setdefault(round(error, 6), 0)
                 seen[round(error, 6)] += 1
-                axis.plot(
-                    [error], [at + 0.13 * equal], "o", color=DOTS, markersize=6, markeredgecolor="white", zorder=2
-                )
+                axis.plot([error], [at + 0.2 * equal], "o", color=DOTS, markersize=6, markeredgecolor="white", zorder=2)
         axis.set_yticks(range(len(panel)), list(panel))
         axis.set_ylim(len(panel) - 0.5, -0.5)
         axis.set_title(name, loc="left", fontsize=10)

@@ -246,7 +246,10 @@ def verdict(results: Results) -> list[str]:
 
 
 def _sentence(model: str, baseline: str, pair: Paired) -> str:
-    clear = pair.p is not None and pair.p < LEVEL
+    if pair.p is None:
+        seeds = "the only seed" if pair.n == 1 else f"each of the {pair.n} seeds"
+        return f"{model}: MADAO differs from `{baseline}` by {pair.mean:+.2f} points in {seeds}, so there is no test."
+    clear = pair.p < LEVEL
     verb = "is not distinguishable from" if not clear else "beats" if pair.mean < 0 else "loses to"
     spread = "" if pair.sd is None else f" ± {pair.sd:.2f}"
     limit = (
@@ -269,8 +272,9 @@ def _legend(results: Results) -> list[str]:
         "Seconds: of training without evaluation, median over seeds; x standard: median of the ratios by seed. Runs "
         "share the machine with each other.",
         "Differences are paired by seed; negative: this row is better; p of the two-sided paired t-test, not corrected "
-        "for the number of rows, and not defined for one seed or where all seeds have the same difference; in brackets the smallest difference that these seeds could have shown (level 0.05, "
-        "power 0.8, from the standard deviation of the differences).",
+        "for the number of rows, and not defined for one seed or where the difference is the same in every seed; in "
+        "brackets the smallest difference that these seeds could have shown (level 0.05, power 0.8, from the standard "
+        "deviation of the differences).",
         f"Paper: {SOURCE}, Table {results['table']}; means of 3 runs.",
     ]
 
@@ -312,7 +316,7 @@ def render(results: Results, stem: Path) -> list[tuple[str, Path]]:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(markdown(results), encoding="utf-8")
     panels = {TITLES.get(model, model): summarise(results, model) for model in results["models"]}
-    heading = f"Table {results['table']} on {results['data']}"
+    heading = f"The rows of Table {results['table']} on {results['data']}"
     heading += " (smoke run)" if results["smoke"] else ", a stand-in" if results["is_stand_in"] else ""
     draw_errors({name: {row.row: list(row.errors.values()) for row in rows} for name, rows in panels.items()},
                 heading, picture)  # fmt: skip

@@ -167,6 +167,12 @@ def test_the_sentences_say_what_the_numbers_say(results: dict[str, Any]) -> None
         if cell["row"] == "madao":
             cell["test_error"] += 4
     assert "MADAO loses to `standard` at p < 0.01: +2.0" in shown(results)
+    for cell in results["cells"]:
+        if cell["row"] == "madao":
+            cell["test_error"] = ERRORS["standard"][cell["seed"]] - 0.5
+    assert "MADAO differs from `standard` by -0.50 points in each of the 4 seeds, so there is no test" in shown(results)
+    results["seeds"] = [1]
+    assert "MADAO differs from `standard` by -0.50 points in the only seed" in shown(results)
 
 
 def test_the_top_5_error_of_table_3(results: dict[str, Any]) -> None:
