@@ -13,17 +13,13 @@ import torch
 from _recipe import Recipe
 from _rows import Row
 
+from hypergrad.files import write_atomically
+
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Write to a temporary file in the same folder, flush it to the disk, then rename: readers see old or new."""
+    """Write a file whole or not at all, in a folder that is made if need be; numbers must be finite."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=indent, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def _slug(label: str) -> str:

@@ -12,7 +12,7 @@ GREY_OPERATIONS = (
 )  # fmt: skip
 
 #: Raised when a change of the code changes what a cell means; finished cells of another version are done again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,9 @@ class Recipe:
     """Everything that the rows of a study share.
 
     Attributes:
-        data: name of the data set.
+        data: name of the study: of the data set, and after a colon of the variant.
         sizes: training, validation and test images.
         max_angle: validation and test images are rotated by up to this many degrees, training images are not.
-        mean, std: of the pixels, for the network's normalisation.
-        channels: of the small CNN.
-        side: height and width of the images.
         epochs, batch_size: the last, incomplete batch of an epoch is dropped.
         lr, momentum, weight_decay: SGD with Nesterov momentum, cosine to zero; the decay is part of the loss.
         operations, stages, temperature: the policy.
@@ -33,18 +30,14 @@ class Recipe:
         val_batch_size: images in the outer loss of one update.
         watched: the operation that the policy ought to find, or None where no answer is known.
         seeds: how many by default.
-        probe_channels, probe_steps, probe_batch: the small sub-problem on which rows are compared with ``dense``;
-            steps of L-BFGS.
+        probe_widths, probe_steps, probe_batch: the small sub-problem on which rows are compared with ``dense``: widths
+            of the network, steps of L-BFGS, images.
     """
 
     data: str
     sizes: tuple[int, int, int]
-    mean: float
-    std: float
     operations: tuple[str, ...]
     max_angle: float = 0.0
-    side: int = 28
-    channels: tuple[int, int, int] = (16, 32, 16)
     epochs: int = 40
     batch_size: int = 64
     lr: float = 0.05
@@ -58,7 +51,7 @@ class Recipe:
     val_batch_size: int = 64
     watched: str | None = None
     seeds: int = 10
-    probe_channels: tuple[int, int, int] = (4, 6, 4)
+    probe_widths: tuple[int, int, int] = (4, 6, 4)
     probe_steps: int = 1000
     probe_batch: int = 128
 
@@ -66,11 +59,6 @@ class Recipe:
     def steps(self) -> int:
         """Inner steps of a run."""
         return self.epochs * (self.sizes[0] // self.batch_size)
-
-    @property
-    def warmup(self) -> int:
-        """Inner steps before the first policy update."""
-        return int(self.warmup_fraction * self.steps)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON gives them back."""
@@ -87,17 +75,16 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(
-        data="digits", sizes=(600, 400, 797), mean=0.305, std=0.376, operations=GREY_OPERATIONS, side=8, epochs=30,
-        seeds=5,
+        data="digits", sizes=(600, 400, 797), operations=GREY_OPERATIONS, epochs=30, seeds=5,
     ),
     "fashion-mnist": Recipe(
-        data="fashion-mnist", sizes=(54_000, 6_000, 10_000), mean=0.286, std=0.353, operations=GREY_OPERATIONS,
-        epochs=10, batch_size=128, every=20, val_batch_size=128, seeds=3,
+        data="fashion-mnist", sizes=(54_000, 6_000, 10_000), operations=GREY_OPERATIONS, epochs=10, batch_size=128,
+        every=20, val_batch_size=128, seeds=3,
     ),
     # Upright training images, rotated validation and test images: the policy has to find Rotate. Shears are left out,
     # because two of them make a rotation, and pi then has no single right answer.
     "fashion-mnist:rotated": Recipe(
-        data="fashion-mnist:rotated", sizes=(2_000, 1_000, 4_000), mean=0.286, std=0.353, max_angle=25.0,
+        data="fashion-mnist:rotated", sizes=(2_000, 1_000, 4_000), max_angle=25.0,
         operations=(
             "TranslateX", "TranslateY", "Rotate", "Invert", "Solarize", "Contrast", "Brightness", "Sharpness",
         ),
@@ -111,5 +98,5 @@ def smoke(recipe: Recipe) -> Recipe:
     sizes = (min(recipe.sizes[0], 256), min(recipe.sizes[1], 128), min(recipe.sizes[2], 256))
     return replace(
         recipe, sizes=sizes, epochs=3, batch_size=64, val_batch_size=64, every=3, seeds=2,
-        channels=(4, 6, 4), probe_steps=20, probe_channels=(2, 3, 2), probe_batch=32,
+        probe_steps=20, probe_widths=(2, 3, 2), probe_batch=32,
     )  # fmt: skip

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import hypergrad
-from hypergrad.estimators.controls import Flipped, Random
-from hypergrad.estimators.implicit import Implicit
-from hypergrad.estimators.inner_optimizers import SGD
-from hypergrad.estimators.unroll import Unrolled
+from hypergrad.vision.config import Madao
+from hypergrad.vision.policies import estimator
 
 #: Rows that are no solver: what they are, for messages.
 REFERENCES = {
@@ -22,8 +22,8 @@ REFERENCES = {
 }
 CONTROLS = ("control:random", "control:flipped")
 
-#: Options that belong to the study and not to the solver.
-STUDY_OPTIONS = ("selection", "damping", "outer_batch")
+#: Options that belong to the study and not to the solver, and their names in the method's configuration.
+STUDY_OPTIONS = {"selection": "selection", "damping": "damping", "outer_batch": "outer_batch_size"}
 
 #: What a row means where it says nothing else. The paper's J and alpha; CG gets as many products as Neumann.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -74,39 +74,20 @@ class Row:
         """Whether the row updates the policy."""
         return self.name not in ("fixed", "none")
 
-    @property
-    def selection(self) -> str:
-        """How the choice of an operation is differentiated: "unbiased" or "relaxed" (the paper's eq. (9))."""
-        return str(self.options.get("selection", "unbiased"))
-
-    @property
-    def damping(self) -> float:
-        """What is added to the diagonal of the inner Hessian."""
-        return float(self.options.get("damping", 0.0))
-
-    @property
-    def outer_batch(self) -> int | None:
-        """Training images in the inner loss of an outer step; None: the batch of the last inner step."""
-        return self.options.get("outer_batch")
-
-    def estimator(self, lr: float, seed: int) -> Any:
-        """The estimator of this row.
+    def madao(self, **settings: Any) -> Madao:
+        """The method of a row that learns.
 
         Args:
-            lr: the inner learning rate, which the unrolled steps use.
-            seed: of the random control.
+            settings: what the row says nothing about.
         """
-        given = {key: value for key, value in self.options.items() if key not in STUDY_OPTIONS}
-        if self.name == "unrolled":
-            return Unrolled(optimizer=SGD(lr=lr), **given)
-        name = "neumann" if self.name in CONTROLS else self.name
-        # A failed solve is a result of the study: it is recorded, and the row is marked.
-        implicit = Implicit(solver=hypergrad.solvers.get(name, **given), damping=self.damping, on_failure="ignore")
-        if self.name == "control:flipped":
-            return Flipped(inner=implicit)
-        if self.name == "control:random":
-            return Random(inner=implicit, seed=seed)
-        return implicit
+        control = self.name in CONTROLS
+        return Madao(
+            solver="neumann" if control else self.name,
+            solver_options={key: value for key, value in self.options.items() if key not in STUDY_OPTIONS},
+            control=self.name.partition(":")[2] if control else "none",
+            **{STUDY_OPTIONS[key]: value for key, value in self.options.items() if key in STUDY_OPTIONS},
+            **settings,
+        )
 
 
 def known_names() -> list[str]:
@@ -114,12 +95,10 @@ def known_names() -> list[str]:
     return sorted({*REFERENCES, *CONTROLS, *hypergrad.solvers.names()})
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> bool | int | float | str:
     lowered = text.lower()
     if lowered in ("true", "false"):
         return lowered == "true"
-    if lowered == "none":
-        return None
     for kind in (int, float):
         try:
             return kind(text)
@@ -170,15 +149,15 @@ def parse_row(text: str) -> Row:
 def _check(row: Row, text: str) -> None:
     if not row.learns and row.options:
         raise RowError(f"The row {row.name!r} ({REFERENCES[row.name]}) takes no options; got {text!r}.")
-    if row.selection not in ("unbiased", "relaxed"):
-        raise RowError(f"selection must be 'unbiased' or 'relaxed' (eq. (9)); got {row.selection!r} in --row {text}.")
-    if row.outer_batch is not None and (not isinstance(row.outer_batch, int) or row.outer_batch < 1):
-        raise RowError(f"outer_batch counts training images, at least 1; got {row.outer_batch!r} in --row {text}.")
     if row.name == "unrolled" and "damping" in row.options:
         raise RowError(f"The row 'unrolled' solves no linear system, so it has no damping (in --row {text}).")
     if row.learns:
         try:
-            row.estimator(lr=0.1, seed=0)
+            estimator(row.madao(), lr=0.1, seed=0)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            key = {name: option for option, name in STUDY_OPTIONS.items()}.get(str(wrong["loc"][0]), "an option")
+            raise RowError(f"--row {text}: {key}: {wrong['msg']}; got {wrong['input']!r}.") from error
         except (hypergrad.HypergradError, TypeError, ValueError) as error:
             study = f" Options of the study itself: {', '.join(STUDY_OPTIONS)}." if row.name != "unrolled" else ""
             raise RowError(f"--row {text}: {error}{study}") from error

@@ -14,20 +14,17 @@ from typing import Any
 
 import torch
 from _cells import cell_digest, cell_path, git_commit, probe_digest, probe_path, read_cell, write_json
-from _images import FASHION_DIRECTORY, load
+from _probe import probe_cells
 from _recipe import Recipe
 from _rows import Row, import_files, parse_rows
-from _study import probe_cells, train_cell
+from _runs import StudyError
+from _study import read_images, train_cell
 
 import hypergrad
 
 #: What a worker tells: ("steps", n, "") or ("cell", 1, a line about it) or ("error", 0, a traceback).
 Event = tuple[str, int, str]
 Emit = Callable[[Event], None]
-
-
-class StudyError(Exception):
-    """A worker failed; the message is its traceback."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Plan:
     seeds: tuple[int, ...]
     output: Path
     imports: tuple[str, ...] = ()
-    data_dir: Path = FASHION_DIRECTORY
+    data_dir: Path | None = None
 
     def parsed(self) -> list[Row]:
         """The rows, ``fixed`` first."""
@@ -75,20 +72,21 @@ def run_seed(plan: Plan, seed: int, emit: Emit) -> None:
     recipe = plan.recipe
     # A stream of the study's own, apart from the draws of the pilots (README.md says what was chosen when).
     draws = hypergrad.keys.derive("table5", seed)
-    splits = load(recipe.data, draws, recipe.sizes, recipe.max_angle, plan.data_dir)
+    dataset = read_images(recipe, draws, plan.data_dir)
     # The first steps of a process are slow (allocator, lazy imports), and would be charged to the fixed policy.
-    train_cell(replace(recipe, epochs=1, sizes=(4 * recipe.batch_size, *recipe.sizes[1:])), rows[0], draws, splits)
+    train_cell(replace(recipe, epochs=1, sizes=(4 * recipe.batch_size, *recipe.sizes[1:])), rows[0], draws, dataset)
     reference: dict[str, Any] = {}
     for row in [rows[0], *(row for row in missing if row is not rows[0])]:
-        cell = train_cell(recipe, row, draws, splits, lambda done: emit(("steps", done, "")))
+        cell = train_cell(recipe, row, draws, dataset, lambda done: emit(("steps", done, "")))
         if not reference:
             reference = cell
         shown = "failed" if cell["test_error"] is None else f"error {cell['test_error']:.2f} %"
         if row in missing:
             cell |= {
                 "seed": seed,
-                "fixed_seconds": reference["seconds"],
-                "fixed_cpu_seconds": reference["cpu_seconds"],
+                # A run that broke down has no time to compare.
+                "fixed_seconds": reference["seconds"] if cell["seconds"] else None,
+                "fixed_cpu_seconds": reference["cpu_seconds"] if cell["cpu_seconds"] else None,
                 "digest": cell_digest(recipe, row, seed),
                 "commit": git_commit(),
                 "torch": torch.__version__,
@@ -96,7 +94,8 @@ def run_seed(plan: Plan, seed: int, emit: Emit) -> None:
             write_json(cell_path(plan.output, row, seed), cell)
         else:
             shown += " (for its time)"
-        emit(("cell", 1, f"seed {seed}  {row.label}  {shown}  {cell['seconds']:.1f} s"))
+        took = "" if cell["seconds"] is None else f"  {cell['seconds']:.1f} s"
+        emit(("cell", 1, f"seed {seed}  {row.label}  {shown}{took}"))
 
 
 def run_probes(plan: Plan, emit: Emit) -> None:

@@ -27,12 +27,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from _cells import environment, git_commit, write_json
-from _models import WideResNet, parameter_count
+from _models import parameter_count
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import hypergrad
 from hypergrad.solvers.neumann import Neumann
+from hypergrad.vision.models import build_model
 
 RESULT = Path(__file__).resolve().parent / "results" / "hvp.json"
 ALPHA = 1e-3
@@ -46,7 +47,7 @@ class Problem:
 
     def __init__(self, norm: str, batch: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.model = WideResNet(16, 1, norm=norm)
+        self.model = build_model("wrn-16-1", num_classes=10, channels=3, image_size=32, norm=norm)
         self.train = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,))
         self.val = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,))
         self.params = {k: p.detach() for k, p in self.model.named_parameters()}

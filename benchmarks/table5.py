@@ -24,27 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from _cells import cell_digest, cell_path, environment, probe_digest, probe_path, read_cell, write_json
-from _images import DATASETS, FASHION_DIRECTORY, DataError, load
-from _models import SmallCNN, parameter_count
+from _models import parameter_count
+from _probe import PROBE_DAMPING
 from _recipe import RECIPES, smoke
 from _rows import DEFAULT_ROWS, EXTRA_ROWS, RowError
-from _study import PROBE_DAMPING
+from _runs import StudyError, parse_seeds
+from _study import cell_config, network, read_images, split
 from _table import render
-from _workers import Plan, StudyError, run
+from _workers import Plan, run
+
+from hypergrad.errors import HypergradError
 
 HERE = Path(__file__).resolve().parent
 SMOKE_ROWS = ("fixed", "neumann", "control:flipped")
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``10`` is seeds 0 to 9; ``3,5`` is seeds 3 and 5 (``3,`` is seed 3 alone)."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or ("," not in text and numbers[0] < 1):
-        raise argparse.ArgumentTypeError(f"a count (10) or a list of different seeds (0,1,2); got {text!r}")
-    return tuple(numbers) if "," in text else tuple(range(numbers[0]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,8 +44,10 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="table5.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("--data", choices=DATASETS, default="digits", help="what is trained on (default: %(default)s)")
-    result.add_argument("--data-dir", type=Path, default=FASHION_DIRECTORY, help="folder of the Fashion-MNIST files")
+    result.add_argument(
+        "--data", choices=tuple(RECIPES), default="digits", help="what is trained on (default: %(default)s)"
+    )
+    result.add_argument("--data-dir", type=Path, help="folder of the Fashion-MNIST files (default: Debian's)")
     result.add_argument(
         "--row",
         action="append",
@@ -93,7 +87,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     return shlex.join(parts + (["--smoke"] if arguments.smoke else []))
 
 
-def collect(plan: Plan, command: str, is_smoke: bool) -> dict[str, Any]:
+def collect(plan: Plan, command: str, is_smoke: bool, parameters: int) -> dict[str, Any]:
     """All cells of the plan as one JSON value."""
     rows = plan.parsed()
     cells = [
@@ -110,7 +104,7 @@ def collect(plan: Plan, command: str, is_smoke: bool) -> dict[str, Any]:
         "commits": sorted({cell["commit"] for cell in cells if cell and cell["commit"]}),
         "environment": environment() | {"hypergrad": metadata.version("hypergrad-toolkit")},
         "recipe": plan.recipe.as_dict(),
-        "parameters": parameter_count(SmallCNN(plan.recipe.channels, plan.recipe.side)),
+        "parameters": parameters,
         "probe_damping": PROBE_DAMPING,
         "seeds": list(plan.seeds),
         "rows": [{"label": row.label, "name": row.name, "options": row.options} for row in rows],
@@ -128,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stem = arguments.render.with_suffix("")
         else:
             results, stem = study(arguments)
-    except (RowError, DataError, StudyError, FileNotFoundError) as error:
+    except (RowError, HypergradError, StudyError, FileNotFoundError) as error:
         print(f"table5.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -153,10 +147,11 @@ def study(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         imports=tuple(arguments.imports),
         data_dir=arguments.data_dir,
     )
-    plan.parsed()
-    load(recipe.data, plan.seeds[0], recipe.sizes, 0.0, plan.data_dir)  # missing files are told before any work
+    # Missing files and too few images are told before any work.
+    config = cell_config(recipe, plan.parsed()[0], plan.seeds[0])
+    splits = split(config, read_images(recipe, config.seed, plan.data_dir))
     run(plan, max(1, arguments.workers))
-    results = collect(plan, command_line(arguments), arguments.smoke)
+    results = collect(plan, command_line(arguments), arguments.smoke, parameter_count(network(splits)))
     stem = results_folder / f"table5-{name}"
     write_json(stem.with_name(stem.name + ".json"), results, indent=1)
     return results, stem

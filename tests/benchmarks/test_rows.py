@@ -5,6 +5,7 @@ import torch
 from _rows import DEFAULT_ROWS, RowError, import_files, parse_row, parse_rows
 
 import hypergrad
+from hypergrad.vision.policies import estimator
 
 STRANGER = """
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ def test_the_default_rows_are_all_understood() -> None:
     assert [row.label for row in rows] == list(DEFAULT_ROWS)
     assert [row.name for row in rows if not row.learns] == ["fixed", "none"]
     for row in rows[2:]:
-        row.estimator(lr=0.05, seed=0)
+        estimator(row.madao(), lr=0.05, seed=0)
 
 
 def test_defaults_are_the_papers_and_given_options_win() -> None:
@@ -36,7 +37,7 @@ def test_defaults_are_the_papers_and_given_options_win() -> None:
     row = parse_row("neumann:num_hvps=7,alpha=auto")
     assert row.options == {"alpha": "auto", "num_hvps": 7}
     assert row.label == "neumann:alpha=auto,num_hvps=7"
-    assert row.estimator(lr=0.05, seed=0).solver == hypergrad.solvers.get("neumann", alpha="auto", num_hvps=7)
+    assert estimator(row.madao(), lr=0.05, seed=0).solver == hypergrad.solvers.get("neumann", alpha="auto", num_hvps=7)
 
 
 def test_order_of_options_makes_no_other_row() -> None:
@@ -44,17 +45,17 @@ def test_order_of_options_makes_no_other_row() -> None:
 
 
 def test_the_studys_own_options_do_not_reach_the_solver() -> None:
-    row = parse_row("cg:selection=relaxed,damping=0.5,max_steps=3")
-    assert (row.selection, row.damping) == ("relaxed", 0.5)
-    estimator = row.estimator(lr=0.05, seed=0)
-    assert estimator.damping == 0.5
-    assert estimator.solver == hypergrad.solvers.get("cg", max_steps=3, tol=0)
+    method = parse_row("cg:selection=relaxed,damping=0.5,max_steps=3,outer_batch=256").madao()
+    assert (method.selection, method.outer_batch_size) == ("relaxed", 256)
+    made = estimator(method, lr=0.05, seed=0)
+    assert made.damping == 0.5
+    assert made.solver == hypergrad.solvers.get("cg", max_steps=3, tol=0)
 
 
 def test_controls_take_the_options_of_their_solver() -> None:
     row = parse_row("control:random:alpha=0.05")
     assert row.name == "control:random" and row.label == "control:random:alpha=0.05"
-    assert row.estimator(lr=0.05, seed=0).inner.solver.alpha == 0.05
+    assert estimator(row.madao(), lr=0.05, seed=0).inner.solver.alpha == 0.05
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,9 @@ def test_controls_take_the_options_of_their_solver() -> None:
         ("neumann:alpha=-1", r"alpha.*-1"),
         ("neumann:alpha=fast", r"alpha.*'auto'.*'fast'"),
         ("neumann:num_hvps=1.5", r"num_hvps.*1\.5"),
-        ("neumann:outer_batch=some", r"outer_batch counts training images.*'some'"),
-        ("neumann:selection=best", r"selection must be 'unbiased' or 'relaxed'.*'best'"),
+        ("neumann:outer_batch=some", r"outer_batch: .*integer.*'some'"),
+        ("neumann:outer_batch=0", r"outer_batch: .*greater than or equal to 1.*got 0"),
+        ("neumann:selection=best", r"selection: .*'unbiased' or 'relaxed'.*'best'"),
         ("cg:damping=-1", r"damping.*-1"),
         ("fixed:alpha=1", r"'fixed' .*takes no options"),
         ("none:selection=relaxed", r"'none' .*takes no options"),
@@ -107,7 +109,7 @@ def test_a_strangers_solver_comes_in_by_a_file(tmp_path: Path) -> None:
     import_files([str(tmp_path / "mine.py"), str(tmp_path / "mine.py")])
     row = parse_row("lab:halved:factor=0.25")
     assert (row.name, row.options) == ("lab:halved", {"factor": 0.25})
-    assert row.estimator(lr=0.05, seed=0).solver.factor == 0.25
+    assert estimator(row.madao(), lr=0.05, seed=0).solver.factor == 0.25
     with pytest.raises(RowError, match="no option 'facto'"):
         parse_row("lab:halved:facto=1")
 
@@ -121,7 +123,7 @@ def test_an_import_that_is_no_python_file(tmp_path: Path, name: str) -> None:
 
 def _estimate(text: str, state: dict | None = None) -> hypergrad.Hypergradient:
     target = torch.tensor([3.0, -1.0], dtype=torch.float64)
-    return parse_row(text).estimator(lr=0.05, seed=5).estimate(
+    return estimator(parse_row(text).madao(), lr=0.05, seed=5).estimate(
         lambda w, h: 0.5 * (w["w"] - target * h["a"] - h["b"]).square().sum(),
         lambda w, h: 0.5 * w["w"].square().sum(),
         {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)},
