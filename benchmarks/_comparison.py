@@ -142,7 +142,7 @@ def plan(table: Table, arguments: argparse.Namespace) -> Study:
     changes: dict[str, Any] = {"data": {"root": str(arguments.root)}} if arguments.root is not None else {}
     settings = {model: stand_in(data, model={"name": model}, **changes) for model in models}
     if arguments.smoke:
-        settings = {model: smoke(one, data in STAND_INS) for model, one in settings.items()}
+        settings = {model: smoke(one) for model, one in settings.items()}
     if arguments.epochs is not None:
         for one in settings.values():
             one["epochs"] = arguments.epochs
