@@ -1,5 +1,6 @@
 """Pictures of tables 2 to 4: the test errors of every seed, and from the runs' records curves, policy and preview."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,11 @@ def draw_errors(panels: Mapping[str, Mapping[str, Sequence[float]]], heading: st
                 continue
             mean = sum(errors) / len(errors)
             axis.plot([mean], [at], "|", color=MEAN, markersize=20, markeredgewidth=2.5, zorder=1)
-            # Seeds of equal error lie side by side.
-            seen: dict[float, int] = {}
-            for error in errors:
-                equal = seen.setdefault(round(error, 6), 0)
-                seen[round(error, 6)] += 1
-                axis.plot([error], [at + 0.2 * equal], "o", color=DOTS, markersize=6, markeredgecolor="white", zorder=2)
+            # Seeds of equal error stand over each other, within the row.
+            for error, count in Counter(round(error, 6) for error in errors).items():
+                gap = min(0.18, 0.7 / count)
+                places = [at + gap * (i - (count - 1) / 2) for i in range(count)]
+                axis.plot([error] * count, places, "o", color=DOTS, markersize=6, markeredgecolor="white", zorder=2)
         axis.set_yticks(range(len(panel)), list(panel))
         axis.set_ylim(len(panel) - 0.5, -0.5)
         axis.set_title(name, loc="left", fontsize=10)
