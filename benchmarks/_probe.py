@@ -23,6 +23,9 @@ PROBE_DAMPING = 0.01
 #: Of the sub-problem: strong enough for L-BFGS to reach a minimum.
 PROBE_WEIGHT_DECAY = 0.0015
 
+#: Norm of the gradient at which a point passes for a minimum.
+PROBE_GRADIENT = 1e-3
+
 
 def probe_cells(recipe: Recipe, rows: Sequence[Row], directory: Path | None = None) -> Iterator[dict[str, Any]]:
     """The cosine of every row's hypergradient to that of the ``dense`` solver, where that one is affordable.
@@ -53,7 +56,7 @@ def probe_cells(recipe: Recipe, rows: Sequence[Row], directory: Path | None = No
         family = learned_policy(method, splits.channels).double()
         objective = ModelObjective(model, family, weight_decay=PROBE_WEIGHT_DECAY)
         if not weights:
-            point = _minimise(objective, key, batches[0], recipe.probe_steps)
+            point = _minimise(objective, key, batches[0], recipe.probe_steps, recipe.probe_rounds)
             weights = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(weights)
         if method.selection not in oracles:
@@ -77,23 +80,32 @@ def _hypergradient(estimator: Any, objective: ModelObjective, key: int, batches:
     return torch.cat([found.grads[name].reshape(-1) for name in sorted(found.grads)])
 
 
-def _minimise(objective: ModelObjective, key: int, batch: Any, steps: int) -> dict[str, float]:
-    """Bring the parameters to a minimum of the frozen inner loss by L-BFGS; what kind of point that is."""
+def _minimise(objective: ModelObjective, key: int, batch: Any, steps: int, rounds: int) -> dict[str, float]:
+    """Bring the parameters to a minimum of the frozen inner loss by L-BFGS; what kind of point that is.
+
+    L-BFGS is started anew, up to ``rounds`` times, until the gradient is small: with an old history it can stall beside
+    a saddle.
+    """
     inner, _ = objective.losses(key)
     params = list(objective.params.values())
     hparams = {name: value.detach() for name, value in objective.hparams.items()}
-    optimizer = torch.optim.LBFGS(
-        params, max_iter=steps, history_size=50, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
 
     def closure() -> torch.Tensor:
-        optimizer.zero_grad()
+        objective.model.zero_grad()
         loss = inner(objective.params, hparams, *batch)
         loss.backward()
         return loss
 
-    optimizer.step(closure)
-    optimizer.zero_grad()
+    for _ in range(rounds):
+        optimizer = torch.optim.LBFGS(
+            params, max_iter=steps, history_size=50, tolerance_grad=1e-9, tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
+        optimizer.step(closure)
+        closure()
+        if torch.cat([p.grad.flatten() for p in params]).norm() < PROBE_GRADIENT:
+            break
+    objective.model.zero_grad()
     A = Linearization(lambda w, h: inner(w, h, *batch), objective.params, hparams)
     curvature = torch.linalg.eigvalsh(A.dense())
     return {

@@ -30,8 +30,8 @@ class Recipe:
         val_batch_size: images in the outer loss of one update.
         watched: the operation that the policy ought to find, or None where no answer is known.
         seeds: how many by default.
-        probe_widths, probe_steps, probe_batch: the small sub-problem on which rows are compared with ``dense``: widths
-            of the network, steps of L-BFGS, images.
+        probe_widths, probe_steps, probe_rounds, probe_batch: the small sub-problem on which rows are compared with
+            ``dense``: widths of the network, steps of L-BFGS between two restarts, how often it is started, images.
     """
 
     data: str
@@ -53,6 +53,7 @@ class Recipe:
     seeds: int = 10
     probe_widths: tuple[int, int, int] = (4, 6, 4)
     probe_steps: int = 1000
+    probe_rounds: int = 5
     probe_batch: int = 128
 
     @property
@@ -98,5 +99,5 @@ def smoke(recipe: Recipe) -> Recipe:
     sizes = (min(recipe.sizes[0], 256), min(recipe.sizes[1], 128), min(recipe.sizes[2], 256))
     return replace(
         recipe, sizes=sizes, epochs=3, batch_size=64, val_batch_size=64, every=3, seeds=2,
-        probe_steps=20, probe_widths=(2, 3, 2), probe_batch=32,
+        probe_steps=20, probe_rounds=1, probe_widths=(2, 3, 2), probe_batch=32,
     )  # fmt: skip
