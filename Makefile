@@ -13,7 +13,7 @@ ALL := $(firstword $(wildcard $(DEV)) $(VENV)/.installed-all-$(SUM))
 .DELETE_ON_ERROR:
 
 demo: $(ALL)
-	$(BIN)/python benchmarks/table5.py
+	$(BIN)/python benchmarks/table2.py --data digits --results benchmarks/runs/demo
 
 # One after the other, also under -j; pytest last, so that its closing line ends the output.
 test: $(DEV)
@@ -41,6 +41,8 @@ smoke: $(DEV)
 	$(BIN)/python benchmarks/table5.py --smoke
 	$(BIN)/python benchmarks/augment.py --smoke --output - > /dev/null
 	$(BIN)/python benchmarks/selection.py --smoke --output - > /dev/null
+	$(BIN)/python benchmarks/table2.py --smoke > /dev/null
+	$(BIN)/python benchmarks/cost.py --smoke > /dev/null
 
 # Also runs the examples in README.md, docs/ and the docstrings.
 pytest: export OMP_NUM_THREADS = 1

@@ -15,7 +15,7 @@ from hypergrad.memory import peak_memory
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
 from hypergrad.vision.splits import Splits
-from hypergrad.vision.train import _Trainer
+from hypergrad.vision.training import _Trainer
 
 LOADING = "batch and standard augmentation"
 POLICY = "policy"
@@ -60,7 +60,7 @@ class Timer:
 
 @dataclass
 class Training:
-    """One row's training, as ``hypergrad.vision.train`` runs it, evaluation and learning-rate schedule left out.
+    """One row's training, as ``hypergrad.vision.training`` runs it, evaluation and learning-rate schedule left out.
 
     Attributes:
         label: of the row.

@@ -23,13 +23,14 @@ from typing import Any
 import torch
 from _cells import git_commit, write_json
 from _stand_ins import PAPER_SETS, STAND_INS, stand_in
+from pydantic import ValidationError
 
 from hypergrad.errors import InvalidInputError, NonFiniteError
 from hypergrad.progress import Progress
 from hypergrad.vision.config import Madao, TrainConfig
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.run import SCHEMA, Recorded, RunDirectory, read_run
-from hypergrad.vision.train import train
+from hypergrad.vision.training import train
 
 __all__ = [
     "PAPER_SETS",
@@ -88,7 +89,12 @@ def note(run: Recorded) -> dict[str, Any]:
 def is_finished(output: Path, cell: Cell) -> bool:
     """Whether the cell's folder holds a finished (or failed) run of exactly its configuration."""
     path = cell_path(output, cell)
-    if _read(path / "config.json") != cell.config.model_dump(mode="json"):
+    try:
+        # Read into the model: a setting that came later, with the default that the code had before, changes nothing.
+        held = TrainConfig.model_validate(_read(path / "config.json"))
+    except ValidationError:
+        return False
+    if held != cell.config:
         return False
     ends = [_read(path / "result.json"), _read(path / _FAILURE)]
     return any(end is not None and end.get("schema") == SCHEMA for end in ends)

@@ -24,7 +24,7 @@ from hypergrad.vision.data import Dataset, read_dataset
 from hypergrad.vision.models import build_model
 from hypergrad.vision.models.normalised import Normalised
 from hypergrad.vision.splits import Part, Splits, make_splits
-from hypergrad.vision.train import train
+from hypergrad.vision.training import train
 
 NETWORK = "small-cnn"
 

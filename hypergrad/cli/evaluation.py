@@ -16,7 +16,7 @@ from hypergrad.errors import InvalidInputError
 from hypergrad.keys import derive
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data import Dataset, ImageSet, pad_images, read_dataset, to_channels
-from hypergrad.vision.evaluate import Evaluation, evaluate
+from hypergrad.vision.evaluation import Evaluation, evaluate
 from hypergrad.vision.predict import Description, load
 from hypergrad.vision.run import read_run
 from hypergrad.vision.splits import Part, make_splits

@@ -18,7 +18,7 @@ from hypergrad.vision.config import RECIPES, TrainConfig, recipe
 from hypergrad.vision.figures import draw_run
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.run import read_run
-from hypergrad.vision.train import TrainResult
+from hypergrad.vision.training import TrainResult
 
 #: Images that show what the final policy does.
 _SAMPLES = 6

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hypergrad.optional import require
-from hypergrad.vision.train import Epoch
+from hypergrad.vision.training import Epoch
 
 #: Name in TensorBoard to the field of an epoch.
 SCALARS = {

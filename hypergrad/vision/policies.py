@@ -128,6 +128,8 @@ def _steps(options: dict[str, c.Value]) -> dict[str, int]:
     unknown = sorted(set(options) - {"steps"})
     if unknown:
         raise InvalidInputError(f"method.solver='unrolled' has the option steps; got {unknown}.")
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in options.values()):
+        raise InvalidInputError(f"method.solver-options steps must be an integer; got {options['steps']!r}.")
     return {name: int(value) for name, value in options.items()}
 
 

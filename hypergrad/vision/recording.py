@@ -10,7 +10,7 @@ from hypergrad.vision.data.base import Dataset
 from hypergrad.vision.events import Events
 from hypergrad.vision.predict import Description
 from hypergrad.vision.run import RunDirectory
-from hypergrad.vision.train import TrainResult, train
+from hypergrad.vision.training import TrainResult, train
 
 
 def train_and_record(
@@ -32,8 +32,8 @@ def train_and_record(
 
     Raises:
         MissingLibraryError: TensorBoard was asked for and is not installed.
-        InvalidInputError: the folder is not empty, or :func:`~hypergrad.vision.train.train` refuses the configuration;
-            nothing is written then.
+        InvalidInputError: the folder is not empty, or :func:`~hypergrad.vision.training.train` refuses the
+            configuration; nothing is written then.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -73,6 +73,7 @@ def train_and_record(
             "steps": result.history[-1].step,
             "updates": result.history[-1].updates,
             "seconds": result.seconds,
+            "cpu_seconds": result.cpu_seconds,
             "search_seconds": result.search_seconds,
             "weights": result.weights,
             "wall_seconds": time.perf_counter() - started,

@@ -15,7 +15,7 @@ from _cost_training import OUTER, PARTS, Training, interleave, synthetic
 from hypergrad import keys
 from hypergrad.vision.config import DataConfig, Madao, ModelConfig, TrainConfig
 from hypergrad.vision.splits import make_splits
-from hypergrad.vision.train import _Trainer
+from hypergrad.vision.training import _Trainer
 
 EVERY = 2
 

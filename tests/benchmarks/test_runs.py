@@ -12,7 +12,7 @@ from _runs import PAPER_SETS, STAND_INS, Cell, cell_path, failure, is_finished, 
 
 from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.vision.config import TrainConfig
-from hypergrad.vision.train import train
+from hypergrad.vision.training import train
 
 TINY: dict[str, Any] = {
     "data": {"name": "digits", "train_size": 40, "validation": 30, "test_size": 50},
@@ -80,7 +80,8 @@ def test_an_unfinished_run_is_moved_aside_and_run_again(tmp_path: Path, here: li
     else:
         file.write_text("{" if damage == "broken result" else '{"schema": 0}')
     (again,) = run_cells([_cell()], tmp_path, workers=1, quiet=True).values()
-    assert again.result == first.result | {name: again.result[name] for name in ("seconds", "wall_seconds")}
+    clocks = {name: again.result[name] for name in ("seconds", "cpu_seconds", "wall_seconds")}
+    assert again.result == first.result | clocks
     assert (tmp_path / "seed0" / "standard~1" / "config.json").is_file() and here == ["standard", "standard"]
 
 

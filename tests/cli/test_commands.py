@@ -16,7 +16,7 @@ from hypergrad.cli import main
 from hypergrad.cli.console import print_table
 from hypergrad.cli.evaluation import _confusions
 from hypergrad.vision.data import dataset_names, read_dataset
-from hypergrad.vision.evaluate import Evaluation
+from hypergrad.vision.evaluation import Evaluation
 from hypergrad.vision.predict import load
 from hypergrad.vision.run import RunDirectory, read_run
 

@@ -15,7 +15,7 @@ from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
 from hypergrad.vision.data.pictures import Picture as Decodable
 from hypergrad.vision.data.pictures import decode
-from hypergrad.vision.evaluate import evaluate
+from hypergrad.vision.evaluation import evaluate
 from hypergrad.vision.predict import load
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.run import RunDirectory, read_run

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.models import build_model
-from hypergrad.vision.train import train
+from hypergrad.vision.training import train
 
 
 def test_the_body_is_read_and_a_head_of_another_size_is_reported(tmp_path: Path, capsys) -> None:

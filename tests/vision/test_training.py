@@ -12,9 +12,9 @@ from hypergrad.errors import InvalidInputError, NonFiniteError, UnknownNameError
 from hypergrad.keys import derive
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
-from hypergrad.vision.evaluate import evaluate
+from hypergrad.vision.evaluation import evaluate
 from hypergrad.vision.splits import make_splits
-from hypergrad.vision.train import TrainResult, _Trainer, selection_entropy, train
+from hypergrad.vision.training import TrainResult, _Trainer, selection_entropy, train
 
 
 def squares(n: int = 240, channels: int = 1, side: int = 12) -> Dataset:
@@ -181,8 +181,8 @@ def test_cpu_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> No
         clock[0] += 1
         return inner_step(self, *args)
 
-    monkeypatch.setattr("hypergrad.vision.train.time.process_time", lambda: clock[0])
-    monkeypatch.setattr("hypergrad.vision.train.evaluate", slow)
+    monkeypatch.setattr("hypergrad.vision.training.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("hypergrad.vision.training.evaluate", slow)
     monkeypatch.setattr(_Trainer, "_step", step)
     result = run("standard", epochs=3)
     assert result.cpu_seconds == result.history[-1].step == 24
@@ -241,6 +241,11 @@ def test_a_loss_that_is_not_finite_is_reported() -> None:
         ({"method": {"name": "madao", "operations": ["Rotat"]}}, UnknownNameError, "Did you mean 'Rotate'?"),
         ({"method": {"name": "madao", "solver": "unrolled", "damping": 0.1}}, InvalidInputError, "no damping"),
         ({"method": {"name": "madao", "solver_options": {"alfa": 1}}}, InvalidInputError, "alfa"),
+        (
+            {"method": {"name": "madao", "solver": "unrolled", "solver_options": {"steps": 1.5}}},
+            InvalidInputError,
+            "steps must be an integer; got 1.5",
+        ),
         ({"method": {"name": "policy", "path": "none.json"}}, InvalidInputError, "none.json"),
         ({"data": {"validation": 180}}, InvalidInputError, "data.validation"),
         ({"data": {"validation": 40, "train_size": 1000}}, InvalidInputError, "data.train_size asks for 1000 images"),

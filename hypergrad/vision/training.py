@@ -22,7 +22,7 @@ from hypergrad.stepper import HyperStepper
 from hypergrad.vision import policies
 from hypergrad.vision.config import Fixed, Madao, TrainConfig
 from hypergrad.vision.data.base import Dataset
-from hypergrad.vision.evaluate import Evaluation, evaluate
+from hypergrad.vision.evaluation import Evaluation, evaluate
 from hypergrad.vision.models import build_model
 from hypergrad.vision.models.normalised import Normalised
 from hypergrad.vision.models.weights import load_weights
