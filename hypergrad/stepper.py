@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypergrad import estimators
-from hypergrad.errors import InvalidInputError, SolverWarning, UnsupportedModelError
+from hypergrad.errors import InexactWarning, InvalidInputError, SolverWarning, UnsupportedModelError
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.keys import derive, preserved_rng
@@ -26,6 +26,9 @@ Batch = Sequence[Any] | None
 
 #: Of :meth:`HyperStepper.state_dict`.
 STATE_VERSION = 1
+
+#: So many losses without a step are no accumulated gradient any more, but a loop that forgot the step.
+MANY_LOSSES = 100
 
 
 class HyperStepper:
@@ -94,13 +97,26 @@ class HyperStepper:
         self._layout = Layout.of(objective.params, "params")
         self._x: Tensor | None = None  # (P,), the last solution, for a warm start
         self._solver_state: Mapping[str, Any] = {}
+        self._losses = 0  # since the last step
 
     def loss(self, batch: Batch = None) -> Tensor:
         """The training loss at the current parameters and hyperparameters, 0-d, with a graph to the parameters only.
 
-        Noise inside the model (dropout) is keyed by the step, and the global random state is left alone.
+        Noise, of the family and inside the model (dropout), is keyed by the inner step, which :meth:`step` counts: call
+        it after each optimizer step, also where no outer step will ever be due, or every loss draws the same noise.
+        Several losses before one step (accumulated gradients) share theirs. The global random state is left alone.
+
+        Warns:
+            InexactWarning: after a hundred losses without a step.
         """
         self.objective.check_ready()
+        self._losses += 1
+        if self._losses == MANY_LOSSES:
+            warn(
+                f"{MANY_LOSSES} losses were taken since the last call of step(), so all of them drew the same noise "
+                f"(inner step {self.inner_step}). Call stepper.step(batch, val) after each optimizer step.",
+                InexactWarning,
+            )
         key = derive(self.seed, "inner", self.inner_step)
         with preserved_rng(self._layout.device, key):
             return self.objective.training_loss(batch, key)
@@ -128,6 +144,7 @@ class HyperStepper:
             NonFiniteError: a loss or its gradient is not finite; hyperparameters are as before.
             SolverError: the solve failed and ``on_failure="raise"``; hyperparameters are as before.
         """
+        self._losses = 0
         if not self.due():
             self.inner_step += 1
             return None

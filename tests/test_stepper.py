@@ -166,3 +166,18 @@ def test_several_ranks_are_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(hypergrad.UnsupportedModelError, match="2 ranks.*single process"):
         make()
+
+
+def test_a_loop_that_never_steps_is_told_that_its_noise_stands_still():
+    _, stepper = make(every=1000)
+    first = stepper.loss(BATCH)
+    assert torch.equal(stepper.loss(BATCH), first)  # dropout, of the same inner step
+    for _ in range(97):
+        stepper.loss(BATCH)
+    with pytest.warns(hypergrad.InexactWarning, match="100 losses were taken since the last call of step"):
+        stepper.loss(BATCH)
+    stepper.loss(BATCH)  # told once
+    stepper.step(BATCH, BATCH)
+    assert not torch.equal(stepper.loss(BATCH), first)
+    for _ in range(98):
+        stepper.loss(BATCH)
