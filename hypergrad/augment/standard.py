@@ -1,6 +1,7 @@
 """Standard augmentation on whole batches: crop and flip, Cutout, random erasing, and one after another."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from hypergrad.errors import InvalidInputError
 Fill = Literal["zeros", "reflect"]
 
 
-class PerImage(nn.Module):
+class PerImage(nn.Module, ABC):
     """Augments each image by uniform numbers of its own; nothing is learned."""
 
     #: How many uniform numbers an image needs.
@@ -42,9 +43,9 @@ class PerImage(nn.Module):
         _check(images)
         return self.augment(images, noise(images, key, index, self.slots))
 
+    @abstractmethod
     def augment(self, images: Tensor, uniform: Tensor) -> Tensor:
         """The images, augmented by uniform numbers in (0, 1), ``(B, slots)``; dtype and values are not checked."""
-        raise NotImplementedError
 
 
 class CropFlip(PerImage):
