@@ -2,9 +2,10 @@
 
 from hypergrad import augment, estimators, families, solvers
 from hypergrad.batches import KeyedBatches
-from hypergrad.diagnostics import GradCheck, GradCheckError, gradcheck
+from hypergrad.diagnostics import GradCheck, gradcheck
 from hypergrad.errors import (
     FallbackWarning,
+    GradCheckError,
     HypergradError,
     HypergradWarning,
     InexactWarning,

@@ -29,6 +29,10 @@ class NonFiniteError(HypergradError, ArithmeticError):
     """A loss or a gradient is NaN or infinite, so nothing can be solved."""
 
 
+class GradCheckError(HypergradError, AssertionError):
+    """A hypergradient differs from differences by more than inexact solutions justify (``raise_on_failure=True``)."""
+
+
 class HypergradWarning(UserWarning):
     """Base of every warning that hypergrad issues."""
 

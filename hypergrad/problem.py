@@ -137,6 +137,10 @@ class BilevelProblem:
         """The live hyperparameters (raw)."""
         return self.objective.hparams
 
+    def first_batches(self) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
+        """The first training and the first validation batch; None where there is no data."""
+        return self._train(0), self._val(0)
+
     def hypergradient(
         self,
         solver: str | Solver = "neumann",
@@ -159,7 +163,8 @@ class BilevelProblem:
             on_failure=on_failure,
             seed=seed,
         )
-        return stepper.hypergradient(self._train(0) if batch is None else batch, self._val(0) if val is None else val)
+        train, valid = self.first_batches()
+        return stepper.hypergradient(train if batch is None else batch, valid if val is None else val)
 
     def diagnose(
         self,
@@ -284,7 +289,7 @@ class BilevelProblem:
             seed=seed,
         )
         schedule = None if scheduler is None else scheduler(inner)
-        preflight = stepper.preflight(self._train(0), self._val(0))
+        preflight = stepper.preflight(*self.first_batches())
         history: list[StepRecord] = []
         status: Literal["finished", "interrupted"] = "finished"
         total = warmup_steps + outer_steps * inner_steps

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from hypergrad import estimators
+from hypergrad.diagnostics.gradient_verdict import DirectionCheck, GradCheck, Verdict
 from hypergrad.diagnostics.resolving import (
     FixedLosses,
     Inner,
@@ -22,7 +22,7 @@ from hypergrad.diagnostics.resolving import (
     minimise,
     newton_step,
 )
-from hypergrad.errors import HypergradError, InvalidInputError
+from hypergrad.errors import GradCheckError, InvalidInputError
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import outer_gradient
 from hypergrad.keys import derive, generator, preserved_rng
@@ -31,8 +31,6 @@ from hypergrad.optimizers import OptimizerLike
 from hypergrad.solvers.base import Solver
 from hypergrad.solvers.conjugate_gradient import ConjugateGradient
 from hypergrad.tree import TensorDict
-
-Verdict = Literal["passed", "failed", "inconclusive"]
 
 #: The justified errors are estimates of first order; what they leave out is of their own size at most.
 SAFETY = 2.0
@@ -44,84 +42,13 @@ RESOLUTION = 0.1
 DENSE_UP_TO = 1000
 
 
-class GradCheckError(HypergradError, AssertionError):
-    """A hypergradient differs from differences by more than inexact solutions justify (``raise_on_failure=True``)."""
-
-
 class Checkable(Protocol):
     """What is asked of a problem: :class:`~hypergrad.BilevelProblem` has it."""
 
     objective: Objective
 
-    def _train(self, t: int, /) -> Sequence[Any] | None: ...
-    def _val(self, t: int, /) -> Sequence[Any] | None: ...
-
-
-@dataclass(frozen=True)
-class DirectionCheck:
-    """One direction v.
-
-    Attributes:
-        hypergradient: ``<grads, v>``.
-        difference: the extrapolated central difference of ``g(w*(h), h)`` along v.
-        truncation: what the finite step justifies.
-        stationarity: what inexact inner solutions justify.
-        rounding: what the arithmetic justifies.
-        tolerance: what the two numbers may differ by.
-        verdict: "passed", "failed", or "inconclusive" where the tolerance is no small part of the numbers.
-    """
-
-    hypergradient: float
-    difference: float
-    truncation: float
-    stationarity: float
-    rounding: float
-    tolerance: float
-    verdict: Verdict
-
-    @property
-    def error(self) -> float:
-        """How far the two numbers are apart."""
-        return abs(self.hypergradient - self.difference)
-
-
-@dataclass(frozen=True)
-class GradCheck:
-    """What :func:`gradcheck` returns; ``print`` shows it as a table.
-
-    Attributes:
-        directions: one entry a direction.
-        verdict: "failed" if any direction failed, else "passed" if any passed, else "inconclusive".
-        stationarity: the norm of the inner gradient at the solution where the hypergradient was taken.
-        step: of the differences, in units of a direction whose entries have a root mean square of 1.
-        notes: what else was seen, in sentences.
-    """
-
-    directions: tuple[DirectionCheck, ...]
-    verdict: Verdict
-    stationarity: float
-    step: float
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is "passed"."""
-        return self.verdict == "passed"
-
-    def __str__(self) -> str:
-        head = ("hypergradient", "difference", "error", "tolerance", "of it: step", "inner", "rounding", "verdict")
-        rows = [
-            (
-                *(f"{x:.9g}" for x in (d.hypergradient, d.difference)),
-                *(f"{x:.2g}" for x in (d.error, d.tolerance, d.truncation, d.stationarity, d.rounding)),
-                d.verdict,
-            )
-            for d in self.directions
-        ]
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in (head, *rows)]
-        end = f"{self.verdict}: inner gradient {self.stationarity:.2g}, step {self.step:.2g}"
-        return "\n".join([*lines, end, *self.notes])
+    def first_batches(self) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
+        """The first training and the first validation batch; None where there is no data."""
 
 
 def gradcheck(
@@ -209,7 +136,9 @@ def gradcheck(
     params, hparams = objective.params, objective.hparams
     key = derive(seed, "gradcheck")
     dtype = torch.float64 if isinstance(source, ModelObjective) else None
-    data = [given if given is not None else draw(0) for given, draw in ((batch, problem._train), (val, problem._val))]
+    data = [
+        given if given is not None else own for given, own in zip((batch, val), problem.first_batches(), strict=True)
+    ]
     train, valid = (d if dtype is None else batch_like(d, dtype) for d in data)
     losses = FixedLosses(objective, train, valid, key)
     moving: FixedLosses = losses
