@@ -4,6 +4,7 @@ from hypergrad import augment, estimators, families, solvers
 from hypergrad.batches import KeyedBatches
 from hypergrad.diagnostics import GradCheck, gradcheck
 from hypergrad.errors import (
+    CheckpointError,
     FallbackWarning,
     GradCheckError,
     HypergradError,
@@ -33,6 +34,7 @@ from hypergrad.version import __version__ as __version__
 __all__ = [
     "BilevelProblem",
     "BilevelResult",
+    "CheckpointError",
     "Context",
     "FallbackWarning",
     "FunctionObjective",

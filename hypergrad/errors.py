@@ -33,6 +33,10 @@ class GradCheckError(HypergradError, AssertionError):
     """A hypergradient differs from differences by more than inexact solutions justify (``raise_on_failure=True``)."""
 
 
+class CheckpointError(HypergradError, OSError):
+    """A checkpoint is damaged, or cannot be written so that it reads back."""
+
+
 class HypergradWarning(UserWarning):
     """Base of every warning that hypergrad issues."""
 

@@ -5,13 +5,20 @@ import errno
 import json
 import math
 import os
+import platform
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hypergrad.errors import InvalidInputError
 from hypergrad.registry import closest
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Pathlike = str | os.PathLike[str]
 
@@ -60,10 +67,10 @@ def write_atomically(path: Pathlike, data: bytes | str) -> None:
             ) from error
         error.add_note(f"Writing {target} failed; what was there before is unchanged.")
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Force the rename to the disk. Some systems have no such thing for folders; the file is whole all the same."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -203,3 +210,42 @@ def read_json(path: Pathlike) -> Field:
         raise
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{file} is not JSON ({error}). Mend it there, or make the file anew.") from error
+
+
+@contextlib.contextmanager
+def held(folder: Pathlike) -> Iterator[None]:
+    """Hold a folder against other processes; the hold ends with the process, however it ends.
+
+    Where the system has no such locks, nothing is held.
+
+    Args:
+        folder: exists; gets a file ``lock`` with the number of the process.
+
+    Raises:
+        InvalidInputError: another process holds it; the message names it.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = Path(folder) / "lock"
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until the end)
+    except OSError as error:
+        raise InvalidInputError(
+            f"Cannot write {path} ({error.strerror}). Choose a folder that can be written to."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InvalidInputError(
+                f"{folder} is in use by process {file.read(80).strip() or 'unknown'}. Wait until it has ended."
+            ) from error
+        except OSError:  # a network file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield

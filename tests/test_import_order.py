@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The first part of a module's name below `hypergrad`, a file or a folder. `result` holds what solvers return.
 LEVELS = {
-    0: "errors registry tree keys distributed batches memory messages progress optional files version",
+    0: "errors registry tree keys distributed batches memory messages progress optional files interruption version",
     1: "linearization solvers modules optimizers",
     1.5: "result curvature",
     2: "estimators families",
