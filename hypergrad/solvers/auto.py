@@ -167,10 +167,9 @@ class Auto:
         matvecs: int,
     ) -> Solution:
         low, high = ritz_range(seen.alphas, seen.betas)
-        trusted = held.get("learned_at") == steps and held["learned"] > 0
-        # Far along, a large quotient is a plateau of CG's convergence; the residual is then below that of the start.
-        wild = seen.cg > max(1.0, _NEARLY_SINGULAR * seen.minres) and not (trusted or probe)
-        cg = seen.definite and not indefinite and not wild
+        before = ritz_range(seen.alphas[:-1], seen.betas[:-1])[0]  # the lowest value one product earlier
+        trusted = (held.get("learned_at") == steps and held["learned"] > 0) or probe
+        cg = seen.definite and not indefinite and (trusted or not _wild(seen, low, before))
         left = seen.cg if cg else seen.minres
         done = left <= max(self.tol, float(torch.finfo(x.dtype).eps))
         kept = dict(held)
@@ -181,6 +180,8 @@ class Auto:
         step = 0.0
         if not done and noise <= _SOME_NOISE and high > 0 and (cg or -low < high / 2):
             step = 1 / high
+            if cg and before > 0:
+                step = max(step, 0.5 / math.sqrt(high * before))
             if cg and not probe and kept.get("learned_at") == steps:
                 step = max(step, kept["learned"] / 2)
         answer, onward = (run.cg, run.direction) if cg else (run.minres, run.remainder)
@@ -228,6 +229,18 @@ class Auto:
         what = f"Chose {choice}: {solution.matvecs} products" + (f", alpha={alpha:.3g}." if alpha else ".")
         detail = f"{what} {solution.detail}".strip()
         return replace(solution, status=status or solution.status, state=kept, detail=detail)
+
+
+def _wild(seen: Seen, low: float, before: float) -> bool:
+    """Whether CG's last pivot is likely to be nearly 0 on its way below it, and CG's answer arbitrary.
+
+    Far along, a large quotient of the residuals is a plateau of CG's convergence. Then the residual is below that of
+    the start, or the lowest Ritz value has been settling; a value that falls at once where MINRES finds the system easy
+    has not.
+    """
+    quotient = seen.cg / seen.minres if seen.minres else 1.0
+    falls = len(seen.alphas) > 2 and low < 0.3 * before and seen.minres < 0.5 * seen.first
+    return (seen.cg > 1.0 and quotient > _NEARLY_SINGULAR) or (falls and quotient > _NEARLY_SINGULAR / 2.5)
 
 
 def _when(noise: float) -> str:
