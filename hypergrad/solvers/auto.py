@@ -22,6 +22,7 @@ CHOICES = ("cg", "minres", "plain cg", "neumann")
 _SOME_NOISE, _MUCH_NOISE = 1e-2, 0.4  # relative; in tests MINRES and CG are spoilt above them
 _PROBE_LEAST = 10
 _NEARLY_SINGULAR = 10.0
+_MODELLED, _LEARNED = 0.5, 0.75  # shares of a length; above twice the right one a step does harm
 _PROBE_ABOVE = 1e-2  # a relative residual below it leaves no more to learn than a probe costs
 
 
@@ -151,7 +152,9 @@ class Auto:
             return Solution(x=x, status=Status.NONFINITE, matvecs=matvecs, residual=left, state=held)
         if not seen.pivots:  # b = 0, or a warm start that is exact: nothing was seen
             status = Status.CONVERGED if self.tol else Status.TRUNCATED
-            return Solution(x=x * unit, status=status, matvecs=matvecs, residual=torch.full_like(unit, seen.first), state=held)
+            return Solution(
+                x=x * unit, status=status, matvecs=matvecs, residual=torch.full_like(unit, seen.first), state=held
+            )
         return self._chosen(x, unit, run, seen, held, indefinite, steps, probe, matvecs)
 
     def _chosen(
@@ -181,9 +184,9 @@ class Auto:
         if not done and noise <= _SOME_NOISE and high > 0 and (cg or -low < high / 2):
             step = 1 / high
             if cg and before > 0:
-                step = max(step, 0.5 / math.sqrt(high * before))
+                step = max(step, _MODELLED / math.sqrt(high * before))
             if cg and not probe and kept.get("learned_at") == steps:
-                step = max(step, kept["learned"] / 2)
+                step = max(step, _LEARNED * kept["learned"])
         answer, onward = (run.cg, run.direction) if cg else (run.minres, run.remainder)
         answer = (x + answer + step * onward if step else x + answer) * unit
         choice = "cg" if cg else "minres"
@@ -245,4 +248,3 @@ def _wild(seen: Seen, low: float, before: float) -> bool:
 
 def _when(noise: float) -> str:
     return "neumann" if noise > _MUCH_NOISE else "plain cg"
-
