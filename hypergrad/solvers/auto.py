@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hypergrad.solvers.base import LinearOperator, Solution, Status
 from hypergrad.solvers.conjugate_gradient import ConjugateGradient
-from hypergrad.solvers.krylov import KrylovRun, ritz_range, run_krylov
+from hypergrad.solvers.krylov import KrylovRun, Seen, ritz_range, run_krylov
+from hypergrad.solvers.lanczos import run_lanczos
 from hypergrad.solvers.neumann import Neumann
-from hypergrad.solvers.numerics import check_system, divide, norm, start, to_host
+from hypergrad.solvers.numerics import check_system, divide, norm, start
 from hypergrad.solvers.options import check_integer, check_real
 
 #: What ``state["choice"]`` counts.
@@ -21,6 +22,7 @@ CHOICES = ("cg", "minres", "plain cg", "neumann")
 _SOME_NOISE, _MUCH_NOISE = 1e-2, 0.4  # relative; in tests MINRES and CG are spoilt above them
 _PROBE_LEAST = 10
 _NEARLY_SINGULAR = 10.0
+_MODELLED, _LEARNED = 0.5, 0.75  # shares of a length; above twice the right one a step does harm
 _PROBE_ABOVE = 1e-2  # a relative residual below it leaves no more to learn than a probe costs
 
 
@@ -74,6 +76,8 @@ class Auto:
         max_hvps: most products of a solve that is no probe.
         probe_every: solves from one probe to the next; 0 for no probes.
         check_every: products between two readings by the host.
+        max_basis: numbers (products times parameters) that a solve may keep of its Lanczos vectors, 80 MB in float32;
+            a solve that would need more keeps none, and loses digits near convergence as CG does. 0 for never.
 
     Raises:
         InvalidInputError: an option out of its range.
@@ -96,12 +100,14 @@ class Auto:
     max_hvps: int = 20
     probe_every: int = 25
     check_every: int = 1
+    max_basis: int = 20_000_000
 
     def __post_init__(self) -> None:
         check_real("tol", self.tol, low=0.0, below=1.0)
         check_integer("max_hvps", self.max_hvps, minimum=1)
         check_integer("probe_every", self.probe_every, minimum=0)
         check_integer("check_every", self.check_every, minimum=1)
+        check_integer("max_basis", self.max_basis, minimum=0)
 
     def solve(
         self,
@@ -129,22 +135,26 @@ class Auto:
         indefinite = bool(held.get("indefinite", 0)) and not due
         probe = due and float(held.get("residual", 0.0)) > max(self.tol, _PROBE_ABOVE)
         steps = self.max_hvps - spent
-        run = run_krylov(
+        longest = steps + max(self.max_hvps, _PROBE_LEAST) if probe else steps
+        run = (run_lanczos if (longest + 1) * len(b) <= self.max_basis else run_krylov)(
             A,
             r,
-            steps=steps + max(self.max_hvps, _PROBE_LEAST) if probe else steps,
-            enough=torch.full_like(unit, max(self.tol, torch.finfo(b.dtype).eps)),
+            steps=longest,
+            enough=max(self.tol, torch.finfo(b.dtype).eps),
             wait=self.check_every if self.tol else 0,
             largest_asymmetry=_MUCH_NOISE / math.sqrt(len(b)),
         )
-        seen = _Seen.read(run)
+        seen = run.seen
         matvecs = run.products + spent
         if seen.broken:
-            x = (x + torch.where(run.flags[0], run.cg, run.minres)) * unit
-            return Solution(x=x, status=Status.NONFINITE, matvecs=matvecs, residual=run.residuals[1], state=held)
+            x = (x + (run.cg if seen.definite else run.minres)) * unit
+            left = torch.full_like(unit, seen.minres)
+            return Solution(x=x, status=Status.NONFINITE, matvecs=matvecs, residual=left, state=held)
         if not seen.pivots:  # b = 0, or a warm start that is exact: nothing was seen
             status = Status.CONVERGED if self.tol else Status.TRUNCATED
-            return Solution(x=x * unit, status=status, matvecs=matvecs, residual=run.residuals[2], state=held)
+            return Solution(
+                x=x * unit, status=status, matvecs=matvecs, residual=torch.full_like(unit, seen.first), state=held
+            )
         return self._chosen(x, unit, run, seen, held, indefinite, steps, probe, matvecs)
 
     def _chosen(
@@ -152,7 +162,7 @@ class Auto:
         x: Tensor,
         unit: Tensor,
         run: KrylovRun,
-        seen: "_Seen",
+        seen: Seen,
         held: dict[str, Any],
         indefinite: bool,
         steps: int,
@@ -160,10 +170,9 @@ class Auto:
         matvecs: int,
     ) -> Solution:
         low, high = ritz_range(seen.alphas, seen.betas)
-        trusted = held.get("learned_at") == steps and held["learned"] > 0
-        # Far along, a large quotient is a plateau of CG's convergence; the residual is then below that of the start.
-        wild = seen.cg > max(1.0, _NEARLY_SINGULAR * seen.minres) and not (trusted or probe)
-        cg = seen.definite and not indefinite and not wild
+        before = ritz_range(seen.alphas[:-1], seen.betas[:-1])[0]  # the lowest value one product earlier
+        trusted = (held.get("learned_at") == steps and held["learned"] > 0) or probe
+        cg = seen.definite and not indefinite and (trusted or not _wild(seen, low, before))
         left = seen.cg if cg else seen.minres
         done = left <= max(self.tol, float(torch.finfo(x.dtype).eps))
         kept = dict(held)
@@ -174,8 +183,10 @@ class Auto:
         step = 0.0
         if not done and noise <= _SOME_NOISE and high > 0 and (cg or -low < high / 2):
             step = 1 / high
+            if cg and before > 0:
+                step = max(step, _MODELLED / math.sqrt(high * before))
             if cg and not probe and kept.get("learned_at") == steps:
-                step = max(step, kept["learned"] / 2)
+                step = max(step, _LEARNED * kept["learned"])
         answer, onward = (run.cg, run.direction) if cg else (run.minres, run.remainder)
         answer = (x + answer + step * onward if step else x + answer) * unit
         choice = "cg" if cg else "minres"
@@ -198,7 +209,7 @@ class Auto:
             what += f", a free last step of length {step:.3g}"
         if noise > _SOME_NOISE:
             what += f"; products have {noise:.0%} of noise, so {_when(noise)} next"
-        residual = run.residuals[0 if cg else 1]
+        residual = torch.full_like(unit, left)
         status = Status.CONVERGED if done and self.tol else Status.TRUNCATED
         return Solution(x=answer, status=status, matvecs=matvecs, residual=residual, state=kept, detail=what + ".")
 
@@ -223,40 +234,17 @@ class Auto:
         return replace(solution, status=status or solution.status, state=kept, detail=detail)
 
 
+def _wild(seen: Seen, low: float, before: float) -> bool:
+    """Whether CG's last pivot is likely to be nearly 0 on its way below it, and CG's answer arbitrary.
+
+    Far along, a large quotient of the residuals is a plateau of CG's convergence. Then the residual is below that of
+    the start, or the lowest Ritz value has been settling; a value that falls at once where MINRES finds the system easy
+    has not.
+    """
+    quotient = seen.cg / seen.minres if seen.minres else 1.0
+    falls = len(seen.alphas) > 2 and low < 0.3 * before and seen.minres < 0.5 * seen.first
+    return (seen.cg > 1.0 and quotient > _NEARLY_SINGULAR) or (falls and quotient > _NEARLY_SINGULAR / 2.5)
+
+
 def _when(noise: float) -> str:
     return "neumann" if noise > _MUCH_NOISE else "plain cg"
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A run as the host sees it; a row for each product that counted."""
-
-    alphas: list[float]
-    betas: list[float]
-    pivots: list[float]
-    squares: list[float]
-    definite: bool
-    broken: bool
-    asymmetry: float
-    cg: float
-    minres: float
-
-    @staticmethod
-    def read(run: KrylovRun) -> "_Seen":
-        numbers = to_host(*run.residuals, run.asymmetry, *run.flags, *(n for row in run.rows for n in row))
-        cg, minres, _, asymmetry, definite, finite, _ = numbers[:7]
-        rows = [numbers[k : k + 5] for k in range(7, len(numbers), 5)]
-        alphas, betas, pivots, squares = ([row[c] for row in rows if row[4]] for c in range(4))
-        broken = not finite or not all(math.isfinite(n) for n in numbers[:3])
-        return _Seen(alphas, betas, pivots, squares, definite > 0, broken, asymmetry, cg, minres)
-
-    def best_step(self, after: int) -> float:
-        """The free step that would have been best after so many products, from below; 0 where none was proved good.
-
-        With e the squared A-norm of the error, the best is ``e / |r|^2``, and e the sum of ``gamma |r|^2`` over all
-        further steps, of which those that were taken are known.
-        """
-        if not self.definite or len(self.pivots) <= after:
-            return 0.0
-        gained = sum(s / p for s, p in zip(self.squares[after:], self.pivots[after:], strict=True))
-        return gained / self.squares[after]

@@ -1,6 +1,7 @@
 """One Lanczos run that has the iterates of CG and of MINRES, and the extreme curvature, at the price of one of them."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,6 +9,43 @@ from torch import Tensor
 
 from hypergrad.solvers.base import LinearOperator
 from hypergrad.solvers.numerics import divide, norm, slack, to_host
+
+
+@dataclass
+class Seen:
+    """A run as the host sees it.
+
+    Attributes:
+        alphas, betas, pivots, squares: for each product that counted: diagonal and off-diagonal entry of the
+            tridiagonal matrix (``betas[k]`` couples k - 1 and k), pivot of its LDL factorisation (1 / CG's step
+            length), squared residual of CG before the step.
+        definite: positive definite as far as was seen.
+        broken: a product was not finite.
+        asymmetry: see :func:`run_krylov`.
+        first, cg, minres: norms of the residuals of the start, of CG and of MINRES.
+    """
+
+    alphas: list[float] = field(default_factory=list)
+    betas: list[float] = field(default_factory=list)
+    pivots: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+    definite: bool = True
+    broken: bool = False
+    asymmetry: float = 0.0
+    first: float = 0.0
+    cg: float = 0.0
+    minres: float = 0.0
+
+    def best_step(self, after: int) -> float:
+        """The free step that would have been best after so many products, from below; 0 where none was proved good.
+
+        With e the squared A-norm of the error, the best is ``e / |r|^2``, and e the sum of ``gamma |r|^2`` over all
+        further steps, of which those that were taken are known.
+        """
+        if not self.definite or len(self.pivots) <= after:
+            return 0.0
+        gained = sum(s / p for s, p in zip(self.squares[after:], self.pivots[after:], strict=True))
+        return gained / self.squares[after]
 
 
 @dataclass(frozen=True)
@@ -19,28 +57,16 @@ class KrylovRun:
         minres: the last iterate of MINRES.
         direction: the conjugate direction that CG would take next, for which no product was spent.
         remainder: the residual vector of MINRES.
-        residuals: norms of what CG, MINRES and the start leave, 0-d each.
-        flags: 0-d each, 1 where all is well: positive definite as far as was seen; products finite; products those of
-            one symmetric matrix.
-        rows: for each product, 0-d each: diagonal and off-diagonal entry of the tridiagonal matrix, pivot of its LDL
-            factorisation (1 / CG's step length), squared residual of CG before the step, and whether the row counts
-            (0 after the end of the iteration).
-        asymmetry: see :func:`run_krylov`, 0-d.
+        seen: the numbers.
+        products: with ``A``, spent.
     """
 
     cg: Tensor
     minres: Tensor
     direction: Tensor
     remainder: Tensor
-    residuals: tuple[Tensor, Tensor, Tensor]
-    flags: tuple[Tensor, Tensor, Tensor]
-    rows: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
-    asymmetry: Tensor
-
-    @property
-    def products(self) -> int:
-        """Products with ``A`` spent."""
-        return len(self.rows)
+    seen: Seen
+    products: int
 
 
 def run_krylov(
@@ -48,7 +74,7 @@ def run_krylov(
     r: Tensor,  # (P,)
     *,
     steps: int,
-    enough: Tensor,  # ()
+    enough: float,
     wait: int,
     largest_asymmetry: float,
 ) -> KrylovRun:
@@ -132,16 +158,19 @@ def run_krylov(
         residual = torch.where(go, residual_next, residual)
         alive = good & (torch.where(definite, residual, eta.abs()) > enough)
 
-    return KrylovRun(
-        cg=cg,
-        minres=minres,
-        direction=p,
-        remainder=remainder,
-        residuals=(residual, eta.abs(), first),
-        flags=(definite, broken.logical_not(), asymmetric.logical_not()),
-        rows=rows,
-        asymmetry=asymmetry,
+    numbers = to_host(first, residual, eta, asymmetry, definite, broken, *(n for row in rows for n in row))
+    counted = [numbers[k : k + 5] for k in range(6, len(numbers), 5) if numbers[k + 4]]
+    alphas, betas, pivots, squares = ([row[c] for row in counted] for c in range(4))
+    seen = Seen(
+        *(alphas, betas, pivots, squares),
+        definite=numbers[4] > 0,
+        broken=numbers[5] > 0 or not all(math.isfinite(n) for n in numbers[:3]),
+        asymmetry=numbers[3],
+        first=numbers[0],
+        cg=numbers[1],
+        minres=abs(numbers[2]),
     )
+    return KrylovRun(cg=cg, minres=minres, direction=p, remainder=remainder, seen=seen, products=len(rows))
 
 
 def ritz_range(alphas: list[float], betas: list[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hypergrad import solvers
-from hypergrad.solvers import auto, conjugate_gradient, krylov, minres, neumann, nystrom
+from hypergrad.solvers import conjugate_gradient, krylov, lanczos, minres, neumann, nystrom
 from hypergrad.solvers.preconditioners import HutchinsonDiagonal, NystromSketch
 from hypergrad.testing import DenseOperator
 
@@ -17,6 +17,7 @@ FIXED = [
     ("nystrom", {"rank": 3}, 1),
     ("first_order", {}, 0),
     ("auto", {"max_hvps": 7, "tol": 0.0}, 1),
+    ("auto", {"max_hvps": 7, "tol": 0.0, "max_basis": 0}, 1),
     ("neumann", {"num_hvps": 7, "alpha": 0.1, "preconditioner": HutchinsonDiagonal(samples=2)}, 1),
     ("cg", {"max_steps": 7, "tol": 0.0, "preconditioner": HutchinsonDiagonal(samples=2)}, 1),
 ]
@@ -31,7 +32,7 @@ def reads(monkeypatch):
         made.append(read.operator.matvecs)
         return [1.0] * len(values)
 
-    for module in (neumann, conjugate_gradient, minres, nystrom, auto, krylov):
+    for module in (neumann, conjugate_gradient, minres, nystrom, krylov, lanczos):
         monkeypatch.setattr(module, "to_host", read)
     read.made = made
     return read
