@@ -90,11 +90,10 @@ def findings(results: Results) -> list[str]:
     """Sentences computed from the numbers."""
     points, told = shares(results), []
     cells = results["cells"]
-    high = [c["lambda_max"] for c in cells]
+    high, low = ([c[name] for c in cells] for name in ("lambda_max", "lambda_min"))
     told.append(
-        f"Largest curvature of a batch {min(high):.3g} to {max(high):.3g}, lowest "
-        f"{min(c['lambda_min'] for c in cells):.2g} to {max(c['lambda_min'] for c in cells):.2g}: alpha * lambda_max is "
-        f"{1e-3 * min(high):.2g} to {1e-3 * max(high):.2g} at alpha = 0.001."
+        f"Largest curvature of a batch {min(high):.3g} to {max(high):.3g}, lowest {min(low):.2g} to {max(low):.2g}: "
+        f"alpha * lambda_max is {1e-3 * min(high):.2g} to {1e-3 * max(high):.2g} at alpha = 0.001."
     )
     for system in SYSTEMS:
         parts = []
@@ -170,15 +169,15 @@ def markdown(results: Results) -> str:
             "",
             "How to read it:",
             "",
-            "- Relative error and cosine: of one hypergradient, against the exact products' on the same batches with the "
-            "same noise; medians over the draws.",
+            "- Relative error and cosine: of one hypergradient, against the exact products' on the same batches with "
+            "the same noise; medians over the draws.",
             "- Exact, other batches: the same two numbers between two exact hypergradients on different batches, which "
             "is the noise that an outer step has anyway.",
             "- Bias / noise: length of the expected difference over the noise of one exact draw (root of the trace of "
-            f"its covariance). `<`: random signs make it as long with p above {LEVEL}, so its upper bound is shown (two "
-            "jackknife standard errors). n draws average the noise down to 1/sqrt(n) of it; the bias stays.",
-            "- Cosine of means: of the means over all draws, for the first row of the two halves' means. Variance: of a "
-            "draw, in units of the exact one's: what an option adds to the noise, or (by a shorter answer) takes from "
+            f"its covariance). `<`: random signs make it as long with p above {LEVEL}, so its upper bound is shown "
+            "(two jackknife standard errors). n draws average the noise down to 1/sqrt(n) of it; the bias stays.",
+            "- Cosine of means: of the means over all draws, for the first row of the two halves' means. Variance: of "
+            "a draw, in units of the exact one's: what an option adds to the noise, or (by a shorter answer) takes from "
             "it.",
             f"- {LARGE}: lambda_max is the largest over {plan['batches']} batches, so the series converges on most. "
             f"{DAMPED}: damping is twice the size of the lowest curvature, the same for all options, so that the exact "

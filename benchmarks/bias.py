@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", choices=sorted(STAND_INS), help="(default: fashion-mnist:rotated; smoke: digits)")
     result.add_argument("--root", type=Path, help="folder of the data set's files")
     result.add_argument("--seeds", type=_positive, default=2, help="trainings (default: %(default)s)")
-    result.add_argument("--draws", type=_positive, help=f"hypergradients of each kind (default: {Plan().draws})")
+    result.add_argument(
+        "--draws", type=_positive, help=f"hypergradients of each kind, at least 3 (default: {Plan().draws})"
+    )
     result.add_argument(
         "--training", type=Path, metavar="JSON", help="results of study.py with rows of cheaper products, for the page"
     )
@@ -80,7 +82,7 @@ def settings(data: str, seed: int, smoke: bool) -> TrainConfig:
     if data == "digits":
         changes["epochs"] = stand_in(data)["epochs"]  # as in the study: an epoch of the digits is short
     if smoke:
-        changes["epochs"] = 4
+        changes |= {"epochs": 2, "batch_size": 32}
     method = {**short["method"], "every": NEVER}
     return TrainConfig(**{**stand_in(data, seed=seed, device="cpu", **changes), "method": method})
 
@@ -155,7 +157,7 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     output = options.output or HERE / "runs" / name
     results = options.results or HERE / ("runs" if options.smoke else "results") / f"{name}.json"
     base = SMOKE if options.smoke else Plan()
-    plan = base if options.draws is None else Plan(max(4, options.draws), base.batches, base.lanczos)
+    plan = base if options.draws is None else Plan(max(3, options.draws), base.batches, base.lanczos)
     points = POINTS[:1] if options.smoke else POINTS
     trained = None if options.training is None else training(options.training)
     configs = [settings(data, seed, options.smoke) for seed in range(1 if options.smoke else options.seeds)]

@@ -8,7 +8,7 @@ and denominator alike. A stretch has as many inner steps as lie between two oute
     python benchmarks/cost.py                                   # WideResNet-16-1, batch 32, s = 60
     python benchmarks/cost.py --model wrn-28-2 --batch-size 128 --device cuda
     python benchmarks/cost.py --solver cg --every 15
-    python benchmarks/cost.py --norm group                      # so that memory="low", which refuses BatchNorm, has a row
+    python benchmarks/cost.py --norm group                      # has a row for memory="low", which refuses BatchNorm
     python benchmarks/cost.py --smoke                           # seconds: shows that the code works, measures nothing
     python benchmarks/cost.py --render benchmarks/results/cost.json
 """
