@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from _bias_measure import DAMPED, LARGE, NONE, NUM_HVPS, OPTIONS, SMALL, SYSTEMS
+from _bias_measure import DAMPED, LARGE, NONE, NUM_HVPS, OPTIONS, ROUNDING, SMALL, SYSTEMS
 
 from hypergrad.report.pairing import paired
 
@@ -160,8 +160,9 @@ def markdown(results: Results) -> str:
             *smoke,
             f"{config['model']['name']}, {config['epochs']} epochs of batches of {config['batch_size']} under a fixed "
             f"policy (MADAO's as it starts), {seeds} {'seed' if seeds == 1 else 'seeds'}. Hypergradients in the "
-            f"policy's raw pi, mu and p, {NUM_HVPS} products each, {plan['draws']} draws a cell: pairs of batches with "
-            "picks of their own, the same for every option. Where a cell has several numbers they are those at "
+            f"policy's raw pi, mu and p, {NUM_HVPS} products each, {plan['draws']} draws a cell "
+            f"({plan['rounding_draws']} of `{ROUNDING}`): pairs of batches with picks of their own, the same for every "
+            "option. Where a cell has several numbers they are those at "
             f"{', '.join(points)} of the run; medians over seeds.",
             "",
             *(line for system in SYSTEMS for line in _table(results, system)),
@@ -177,8 +178,8 @@ def markdown(results: Results) -> str:
             f"its covariance). `<`: random signs make it as long with p above {LEVEL}, so its upper bound is shown "
             "(two jackknife standard errors). n draws average the noise down to 1/sqrt(n) of it; the bias stays.",
             "- Cosine of means: of the means over all draws, for the first row of the two halves' means. Variance: of "
-            "a draw, in units of the exact one's: what an option adds to the noise, or (by a shorter answer) takes from "
-            "it.",
+            "a draw, in units of the exact one's: what an option adds to the noise, or (by a shorter answer) takes "
+            "from it.",
             f"- {LARGE}: lambda_max is the largest over {plan['batches']} batches, so the series converges on most. "
             f"{DAMPED}: damping is twice the size of the lowest curvature, the same for all options, so that the exact "
             f"system is positive definite on most batches. {SMALL}: the paper's; six terms are nearly six times the "

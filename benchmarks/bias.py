@@ -19,6 +19,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     output = options.output or HERE / "runs" / name
     results = options.results or HERE / ("runs" if options.smoke else "results") / f"{name}.json"
     base = SMOKE if options.smoke else Plan()
-    plan = base if options.draws is None else Plan(max(3, options.draws), base.batches, base.lanczos)
+    plan = base if options.draws is None else replace(base, draws=max(3, options.draws))
     points = POINTS[:1] if options.smoke else POINTS
     trained = None if options.training is None else training(options.training)
     configs = [settings(data, seed, options.smoke) for seed in range(1 if options.smoke else options.seeds)]
