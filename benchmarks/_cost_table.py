@@ -5,21 +5,39 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from _cost_outer import OUTER_PARTS
 from _cost_training import OUTER, PARTS
 from hvp import summary
 
 Results = dict[str, Any]
 #: The paper's interval, and the ratio of times that is asked for there.
 PAPER_EVERY, BAR = 60, 1.35
+#: The ratio that is asked for of the cheapest of OPTIONS.
+CHEAPER_BAR = 1.20
+#: Settings of MADAO that make products with the curvature cheaper, by the name of their row.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gauss-newton": {"curvature": "gauss-newton"},
+    "quarter": {"curvature_share": 0.25},
+    "gauss-newton, quarter": {"curvature": "gauss-newton", "curvature_share": 0.25},
+    "bfloat16": {"curvature_precision": "bfloat16"},
+    "finite-difference": {"curvature": "finite-difference"},
+    "low memory": {"memory": "low"},
+}
 #: The paper's section 5.4; its ratio is to a training with RandAugment.
 PAPER = {"time": "1.9 (1.9 h against 1 h)", "memory": "1.94 (3.38 GB against 1.74 GB)"}
 #: Computed beside the measured interval.
 INTERVALS = (15, 30, 60, 120, 240)
 
 
-def label_of(solver: str) -> str:
-    """The row of MADAO with a solver."""
-    return f"madao, {solver}"
+def label_of(solver: str, option: str | None = None) -> str:
+    """The row of MADAO with a solver, and with one of ``OPTIONS``."""
+    return f"madao, {solver}" if option is None else f"madao, {solver}, {option}"
+
+
+def cheaper_rows(results: Results) -> dict[str, str]:
+    """The measured ones of ``OPTIONS``, and their rows."""
+    labels = {option: label_of(results["setup"]["solver"], option) for option in OPTIONS}
+    return {option: label for option, label in labels.items() if label in results["rows"]}
 
 
 def ratios(results: Results, top: str, bottom: str) -> list[float]:
@@ -79,6 +97,7 @@ def findings(results: Results) -> list[str]:
             "the validation gradient, the training gradient with its graph through the soft policy, and the mixed "
             "derivative."
         )
+    told += _cheaper(results)
     others = ", ".join(f"{1 + outer / s:.2f} at s = {s}" for s in INTERVALS if s != every)
     told.append(
         f"Computed from that, not measured: {others}; {BAR} is reached at s = {math.ceil(outer / (BAR - 1))}. A share "
@@ -90,6 +109,46 @@ def findings(results: Results) -> list[str]:
         "policy's."
     )
     return told
+
+
+def _cheaper(results: Results) -> list[str]:
+    """What the options do to the training's time, the cheapest first, and what is left without any product."""
+    found = {option: statistics.median(ratios(results, row, "fixed")) for option, row in cheaper_rows(results).items()}
+    if not found:
+        return []
+    ranked = sorted(found, key=found.__getitem__)
+    told = "Times the fixed policy's with cheaper products: " + ", ".join(f"{n} {found[n]:.2f}" for n in ranked) + "."
+    if judged(results):
+        met = [n for n in ranked if found[n] <= CHEAPER_BAR]
+        told += f" At most {CHEAPER_BAR:.2f} was wanted: {'met by ' + '; '.join(met) if met else 'NOT met by any'}."
+    plain = label_of("first_order")
+    if plain in results["rows"]:
+        least = statistics.median(ratios(results, plain, "fixed"))
+        told += f" Without any product (first_order) it is {least:.2f}: no option can go below that."
+    return [told]
+
+
+def _outer_table(results: Results) -> list[str]:
+    """The parts of an outer step in steps of the fixed policy's training."""
+    rows, every = results["rows"], results["setup"]["every"]
+    fixed = [s / every for s in rows["fixed"]["seconds"]]
+    body = []
+    for name, row in rows.items():
+        if not row["outer_steps"] or not any(map(any, row["outer_parts"].values())):
+            continue
+        whole = row["parts"][OUTER]
+        parts = [row["outer_parts"][part] for part in OUTER_PARTS]
+        rest = [w - math.fsum(p) for w, p in zip(whole, zip(*parts, strict=True), strict=True)]
+        shares = [statistics.median(a / b for a, b in zip(p, fixed, strict=True)) for p in (whole, *parts, rest)]
+        body.append([f"`{name}`", *(f"{share:.1f}" for share in shares)])
+    if not body:
+        return []
+    return [
+        "One outer step and its parts, in steps of the fixed policy's training (medians of the rounds):",
+        "",
+        *_lines(["training", OUTER, *OUTER_PARTS, "rest"], body),
+        "",
+    ]
 
 
 def markdown(results: Results) -> str:
@@ -119,13 +178,14 @@ def markdown(results: Results) -> str:
         for name, row in rows.items()
     ]
     options = ", ".join(f"{k} = {v}" for k, v in setup["solver_options"].items())
+    norm = "" if setup["norm"] is None else f" ({setup['norm']} norm)"
     cuda = setup["device"] == "cuda"
     memory = "the allocator's peak" if cuda else "bytes of tensors alive at once, not the allocator's peak"
     where = env.get("gpu") or f"{env['cpu']}, {setup['threads']} of {env['cores']} threads"
     smoke = ["A smoke run: it shows that the code works; the numbers mean nothing.", ""] if setup["smoke"] else []
     return "\n".join(
         [
-            f"# Cost of MADAO: {setup['model']} on {setup['data']}",
+            f"# Cost of MADAO: {setup['model']}{norm} on {setup['data']}",
             "",
             *smoke,
             f"{setup['parameters']:,} parameters, batch {setup['batch_size']}x{setup['channels']}x{setup['side']}x"
@@ -148,7 +208,9 @@ def markdown(results: Results) -> str:
             "",
             *_lines(["training", *PARTS], split),
             "",
+            *_outer_table(results),
             *(f"- {line}" for line in findings(results)),
+            *(f"- No row `{row}`: {reason}" for row, reason in results["refused"].items()),
             "",
             f"Time: {setup['clock']}; evaluation, which all have, is left out. Memory: weights, momentum and the peak "
             f"of a step, for MADAO with its outer step ({memory}). `fixed` is MADAO's policy as it starts, `standard` "

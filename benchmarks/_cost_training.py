@@ -4,13 +4,16 @@ import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from _cost_outer import OUTER_PARTS, outer_parts
 from hvp import summary
 
 from hypergrad import keys
+from hypergrad.augment import Policy
 from hypergrad.memory import peak_memory
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
@@ -69,6 +72,7 @@ class Training:
         every: inner steps of a stretch; where a policy is learned, an outer step falls on the last.
         seconds: of each timed stretch.
         parts: by part, the seconds of each timed stretch.
+        outer_parts: by part, the seconds of the outer step of each timed stretch; empty where none is taken.
         statuses: how the solves ended.
         peak_bytes: of the costliest inner step, with the outer step after it where one is due.
     """
@@ -79,6 +83,7 @@ class Training:
     every: int
     seconds: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
+    outer_parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OUTER_PARTS})
     statuses: Counter[str] = field(default_factory=Counter)
     peak_bytes: int = 0
 
@@ -109,6 +114,7 @@ class Training:
         )
         self._step = 0
         self._marks: list[tuple[str, Moment, Moment]] = []
+        self._within: list[tuple[str, Moment, Moment]] = []
         # What is timed is what every training runs, so the trainer's own functions get a clock around them.
         self.trainer._prepared = self._timed(LOADING, self.trainer._prepared)
         self.trainer._augmented = self._timed(POLICY, self.trainer._augmented)
@@ -136,19 +142,35 @@ class Training:
         """So many as a stretch has, timed."""
         gc.collect()  # what the last row left is not charged to this one
         self._marks.clear()
+        self._within.clear()
         self.timer.wait()
-        start = self.timer.now()
-        self.run(self.every)
-        end = self.timer.now()
+        with self._watched():
+            start = self.timer.now()
+            self.run(self.every)
+            end = self.timer.now()
         self.timer.wait()
         total = self.timer.between(start, end)
-        spent = {name: 0.0 for name in PARTS}
-        for name, first, last in self._marks:
-            spent[name] += self.timer.between(first, last)
+        spent = self._summed(self._marks, PARTS)
         spent[REST] = total - math.fsum(spent.values())
         self.seconds.append(total)
         for name, value in spent.items():
             self.parts[name].append(value)
+        if self.trainer.stepper is not None:
+            for name, value in self._summed(self._within, OUTER_PARTS).items():
+                self.outer_parts[name].append(value)
+
+    def _watched(self) -> AbstractContextManager[None]:
+        """Outer steps with a clock around their parts."""
+        policy = self.trainer.policy
+        if self.trainer.stepper is None or not isinstance(policy, Policy):
+            return nullcontext()
+        return outer_parts(policy, self.timer.now, self._within)
+
+    def _summed(self, marks: Sequence[tuple[str, Moment, Moment]], names: Sequence[str]) -> dict[str, float]:
+        spent = {name: 0.0 for name in names}
+        for name, first, last in marks:
+            spent[name] += self.timer.between(first, last)
+        return spent
 
     def warm_up(self) -> None:
         """A stretch, because first calls are slow, and another one whose last step is watched for its memory."""
@@ -168,6 +190,7 @@ class Training:
         return {
             "seconds": self.seconds,
             "parts": self.parts,
+            "outer_parts": self.outer_parts,
             "outer_steps": 0 if self.trainer.stepper is None else len(self.seconds),
             "statuses": dict(self.statuses),
             "peak_bytes": self.peak_bytes,
@@ -177,15 +200,13 @@ class Training:
 
 
 def interleave(trainings: Sequence[Training], *, rounds: int, told: Callable[[int], None] = lambda done: None) -> None:
-    """Warm all up, then ``rounds`` times a stretch of each, in an order that rotates.
+    """``rounds`` times a stretch of each, in an order that rotates.
 
     Args:
-        trainings: the rows.
+        trainings: the rows, warm.
         rounds: how many.
         told: called with the number of finished rounds.
     """
-    for training in trainings:
-        training.warm_up()
     told(0)
     for turn in range(rounds):
         for place in range(len(trainings)):

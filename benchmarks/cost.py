@@ -8,6 +8,7 @@ and denominator alike. A stretch has as many inner steps as lie between two oute
     python benchmarks/cost.py                                   # WideResNet-16-1, batch 32, s = 60
     python benchmarks/cost.py --model wrn-28-2 --batch-size 128 --device cuda
     python benchmarks/cost.py --solver cg --every 15
+    python benchmarks/cost.py --norm group                      # has a row for memory="low", which refuses BatchNorm
     python benchmarks/cost.py --smoke                           # seconds: shows that the code works, measures nothing
     python benchmarks/cost.py --render benchmarks/results/cost.json
 """
@@ -23,12 +24,12 @@ from typing import Any
 
 import torch
 from _cells import environment, git_commit, write_json
-from _cost_table import label_of, markdown
+from _cost_table import OPTIONS, label_of, markdown
 from _cost_training import Training, interleave, synthetic
 from _models import parameter_count
 from hvp import positive
 
-from hypergrad.errors import HypergradError
+from hypergrad.errors import HypergradError, InvalidInputError, UnsupportedModelError
 from hypergrad.keys import derive
 from hypergrad.progress import Progress
 from hypergrad.vision.config import DataConfig, Fixed, Madao, Method, ModelConfig, RandAugment, Standard, TrainConfig
@@ -54,6 +55,13 @@ def parser() -> argparse.ArgumentParser:
         prog="cost.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument("--model", help=f"a registered network (default: {DEFAULTS['model']})")
+    result.add_argument("--norm", choices=("batch", "group"), help="of the network (default: its own)")
+    result.add_argument(
+        "--cheaper",
+        choices=("all", "none", *OPTIONS),
+        action="append",
+        help="cheaper products that have a row, repeatable (default: all)",
+    )
     result.add_argument(
         "--data",
         choices=DATA,
@@ -84,16 +92,25 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def methods(solver: str, selection: str, every: int) -> dict[str, Method]:
-    """The rows. MADAO comes a second time without products with the Hessian, to tell what these cost."""
+def methods(solver: str, selection: str, every: int, cheaper: Sequence[str] = tuple(OPTIONS)) -> dict[str, Method]:
+    """The rows. MADAO comes a second time without products with the Hessian, to tell what these cost.
 
-    def madao(name: str) -> Madao:
+    ``cheaper`` are names of ``OPTIONS``, with which MADAO comes again; they are of a linear system, which the
+    first-order method and unrolled steps do not have.
+    """
+
+    def madao(name: str, option: str | None = None) -> Madao:
         options, damping = SOLVERS[name]
-        return Madao(solver=name, solver_options=options, damping=damping, selection=selection, every=every, warmup=0.0)
+        more = {} if option is None else OPTIONS[option]
+        return Madao(
+            solver=name, solver_options=options, damping=damping, selection=selection, every=every, warmup=0.0, **more
+        )
 
     rows: dict[str, Method] = {"standard": Standard(), "randaugment": RandAugment(), "fixed": Fixed()}
-    names = (solver,) if solver in ("first_order", "unrolled") else ("first_order", solver)
-    return rows | {label_of(name): madao(name) for name in names}
+    if solver in ("first_order", "unrolled"):
+        return rows | {label_of(solver): madao(solver)}
+    rows |= {label_of(name): madao(name) for name in ("first_order", solver)}
+    return rows | {label_of(solver, option): madao(solver, option) for option in OPTIONS if option in cheaper}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -110,14 +127,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     data = DataConfig(name=options.data, root=options.root, pad_to=SIDE if padded else None)
     images = None if padded else synthetic(options.batch_size, options.seed)
     splits = make_splits(data, derive(options.seed, "data"), images)
-    trainings = []
-    for label, method in methods(options.solver, options.selection, options.every).items():
+    trainings: list[Training] = []
+    refused: dict[str, str] = {}
+    network = {} if options.norm is None else {"norm": options.norm}
+    for label, method in methods(options.solver, options.selection, options.every, chosen(options.cheaper)).items():
         config = TrainConfig(
-            data=data, model=ModelConfig(name=options.model), method=method, batch_size=options.batch_size, lr=0.1,
-            epochs=1, precision=options.precision, channels_last=options.channels_last, device=options.device,
-            seed=options.seed,
+            data=data, model=ModelConfig(name=options.model, options=network), method=method,
+            batch_size=options.batch_size, lr=0.1, epochs=1, precision=options.precision,
+            channels_last=options.channels_last, device=options.device, seed=options.seed,
         )  # fmt: skip
-        trainings.append(Training.start(label, config, splits, clock, options.every))
+        training = Training.start(label, config, splits, clock, options.every)
+        try:
+            training.warm_up()
+        except (InvalidInputError, UnsupportedModelError) as error:
+            if not isinstance(method, Madao) or label in (label_of("first_order"), label_of(options.solver)):
+                raise
+            refused[label] = str(error)  # an option that this network cannot have
+        else:
+            trainings.append(training)
     with Progress(options.rounds, "rounds") as shown:
         interleave(trainings, rounds=options.rounds, told=shown.update)
     hardware = {k: v for k, v in environment().items() if k != "threads_per_run"}
@@ -132,7 +159,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 k: getattr(options, k)
                 for k in (
                     "model", "data", "batch_size", "solver", "selection", "every", "rounds", "precision",
-                    "channels_last", "threads", "seed", "smoke",
+                    "channels_last", "threads", "seed", "smoke", "norm",
                 )
             },
             "solver_options": SOLVERS[options.solver][0],
@@ -144,7 +171,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "clock": "CPU seconds" if clock is time.process_time else "seconds on the clock",
         },
         "rows": {t.label: t.measured() for t in trainings},
+        "refused": refused,
     }  # fmt: skip
+
+
+def chosen(cheaper: Sequence[str] | None) -> list[str]:
+    """The options that were asked for."""
+    asked = cheaper or ["all"]
+    return list(OPTIONS) if "all" in asked else [name for name in OPTIONS if name in asked]
 
 
 def default_path(options: argparse.Namespace) -> Path:
@@ -155,6 +189,10 @@ def default_path(options: argparse.Namespace) -> Path:
     other = [f"{getattr(options, name)}" for name in names if getattr(options, name) != wanted[name]]
     if options.channels_last:
         other.append("channels_last")
+    if options.norm is not None:
+        other.append(options.norm)
+    if options.cheaper is not None:
+        other.append("+".join(chosen(options.cheaper)) or "none")
     return RESULTS / ("-".join(["cost", *other]).replace("/", "_").replace(":", "_") + ".json")
 
 
