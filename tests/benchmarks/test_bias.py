@@ -199,6 +199,7 @@ def test_smoke_is_resumed_and_rendered_again(tmp_path: Path, capsys: pytest.Capt
     again = capsys.readouterr()
     assert "seed 0" not in again.err and "Does the training notice?" in again.out
     found = json.loads((tmp_path / "x.json").read_text())
+    assert found["command"] == "python benchmarks/bias.py --training benchmarks/results/study.json --smoke"
     assert set(found["cells"][0]["systems"][LARGE]["rows"]) == {*OPTIONS, NONE}
     (tmp_path / "x.md").unlink()
     (tmp_path / "x.png").unlink()
