@@ -55,6 +55,13 @@ def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
 
 
+def _signal(numbers: Sequence[dict[str, Any]]) -> str:
+    """Length of the expected exact hypergradient in units of a draw's noise; a dash where chance hides it."""
+    n = len(numbers)
+    square = math.fsum(e["squared_signal"] / e["noise"] ** 2 for e in numbers) / n
+    return _error(math.sqrt(square)) if square > 0 else "–"
+
+
 def _table(results: Results, system: str) -> list[str]:
     points = shares(results)
 
@@ -78,7 +85,7 @@ def _table(results: Results, system: str) -> list[str]:
         "exact, other batches",
         " / ".join(_error(_median(e, "relative_difference")) for e in exact),
         " / ".join(f"{_median(e, 'cosine'):.3f}" for e in exact),
-        "–",
+        "signal: " + " / ".join(_signal(e) for e in exact),
         " / ".join(f"{_median(e, 'cosine_of_means'):.3f}" for e in exact),
         "1",
     ]
@@ -173,7 +180,8 @@ def markdown(results: Results) -> str:
             "- Relative error and cosine: of one hypergradient, against the exact products' on the same batches with "
             "the same noise; medians over the draws.",
             "- Exact, other batches: the same two numbers between two exact hypergradients on different batches, which "
-            "is the noise that an outer step has anyway.",
+            "is the noise that an outer step has anyway; and the length of the expected exact hypergradient in units "
+            "of that noise, which is what a bias must be small against when many outer steps are averaged.",
             "- Bias / noise: length of the expected difference over the noise of one exact draw (root of the trace of "
             f"its covariance). `<`: random signs make it as long with p above {LEVEL}, so its upper bound is shown "
             "(two jackknife standard errors). n draws average the noise down to 1/sqrt(n) of it; the bias stays.",

@@ -137,13 +137,23 @@ def training(path: Path) -> dict[str, Any]:
     return {"errors": errors, "epochs": found["settings"]["epochs"], **{k: found[k] for k in kept}}
 
 
+def command_line(options: argparse.Namespace) -> str:
+    """The command that gives the same results, without folders, which change nothing."""
+    parts = ["python", "benchmarks/bias.py"]
+    parts += [] if options.data is None else ["--data", options.data]
+    parts += [] if options.root is None else ["--root", "DIR"]
+    parts += ["--seeds", str(options.seeds)] if options.seeds != parser().get_default("seeds") else []
+    parts += [] if options.draws is None else ["--draws", str(options.draws)]
+    parts += [] if options.training is None else ["--training", f"benchmarks/results/{options.training.name}"]
+    return shlex.join(parts + (["--smoke"] if options.smoke else []))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing, write, print; the exit status."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(argv)
     torch.set_num_threads(1)
     try:
-        return _render(options) if options.render is not None else _measure(options, arguments)
+        return _render(options) if options.render is not None else _measure(options)
     except (HypergradError, OSError) as error:
         print(f"bias.py: {error}", file=sys.stderr)
         return 2
@@ -152,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _measure(options: argparse.Namespace) -> int:
     data = options.data or ("digits" if options.smoke else "fashion-mnist:rotated")
     name = f"bias-{data.replace(':', '-')}" + ("-smoke" if options.smoke else "")
     output = options.output or HERE / "runs" / name
@@ -166,7 +176,7 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     cells = [cell for config in configs for cell in measure_seed(config, plan, points, output, dataset)]
     result = {
         "benchmark": "bias",
-        "command": shlex.join(["python", "benchmarks/bias.py", *arguments]),
+        "command": command_line(options),
         "commits": sorted({cell["commit"] for cell in cells if cell["commit"]}),
         "environment": environment(),
         "data": data,

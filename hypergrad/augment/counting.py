@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 
-def count_each(values: Tensor, size: int) -> Tensor:  # (N,) -> (size,)
-    """The number of times that each of ``0 .. size - 1`` occurs; values outside are not allowed.
+def count_each(values: Tensor, size: int) -> Tensor:  # (..., N) -> (..., size)
+    """The number of times that each of ``0 .. size - 1`` occurs, row by row; values outside are not allowed.
 
     ``torch.bincount`` does the same, but on an accelerator the host waits twice for it, for the smallest and the
     largest value.
     """
-    return torch.zeros(size, dtype=torch.int64, device=values.device).scatter_add(0, values, torch.ones_like(values))
+    none = torch.zeros(*values.shape[:-1], size, dtype=torch.int64, device=values.device)
+    return none.scatter_add(-1, values, torch.ones_like(values))

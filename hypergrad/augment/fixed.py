@@ -98,8 +98,8 @@ class FixedPolicy(nn.Module):
         check_images(images)
         choices = self.choose(noise(images, key, index, self.slots))
         result = images.to(working_dtype(images), copy=True)
-        for choice in choices:
-            result = self.mixture(result, choice, in_place=True)
+        for groups in self.mixture.group(choices):
+            result = self.mixture(result, groups, in_place=True)
         return result.to(images.dtype)
 
     @property

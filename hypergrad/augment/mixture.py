@@ -29,11 +29,26 @@ class Choice:
     sign: Tensor
 
 
+@dataclass(frozen=True)
+class Groups:
+    """A choice with the images sorted by their operation.
+
+    Attributes:
+        choice: of one stage.
+        order: the images' positions, operation by operation, ``(B,)``.
+        counts: images of each operation in the mixture's own order, and last of "none".
+    """
+
+    choice: Choice
+    order: Tensor
+    counts: list[int]
+
+
 class Mixture(nn.Module):
     """Applies to each image of a batch an operation of its own.
 
     The images are gathered operation by operation, the geometric ones first, which share one warp. The host asks the
-    device once, for the size of the groups.
+    device for the sizes of the groups, once for all stages that :meth:`group` is given.
 
     Args:
         operations: N of them.
@@ -51,15 +66,21 @@ class Mixture(nn.Module):
         rank = torch.argsort(torch.tensor([*by_kind, len(operations)]))
         self.register_buffer("_rank", rank, persistent=False)
 
-    def forward(self, images: Tensor, choice: Choice, *, in_place: bool = False) -> Tensor:  # (B, C, H, W)
+    def group(self, choices: Sequence[Choice]) -> list[Groups]:
+        """The choices of several stages for one batch, sorted; the host reads the device once."""
+        ranks = self.get_buffer("_rank")[torch.stack([choice.pick for choice in choices])]
+        orders = torch.argsort(ranks, dim=-1, stable=True)
+        counts: list[list[int]] = count_each(ranks, len(self._table) + 1).tolist()
+        return [Groups(*stage) for stage in zip(choices, orders, counts, strict=True)]
+
+    def forward(self, images: Tensor, stage: Choice | Groups, *, in_place: bool = False) -> Tensor:  # (B, C, H, W)
         """The images, each after its own operation; nothing is checked.
 
         ``in_place`` writes into ``images``: large batches spend more time on fresh memory than on the operations.
         """
+        (groups,) = self.group([stage]) if isinstance(stage, Choice) else (stage,)
+        choice, order, counts = groups.choice, groups.order, groups.counts
         size, height, width = len(self._table), *images.shape[2:]
-        rank = self.get_buffer("_rank")[choice.pick]
-        order = torch.argsort(rank, stable=True)
-        counts: list[int] = count_each(rank, size + 1).tolist()
         rows, magnitudes, signs = (torch.split(v, counts) for v in (order, choice.magnitude[order], choice.sign[order]))
         pieces: list[Tensor] = []
         matrices: list[Tensor] = []

@@ -137,25 +137,31 @@ class Policy(nn.Module):
         log_pi, mu = torch.log_softmax(pi_logits, -1), torch.sigmoid(mu_logits)
         result = images.to(dtype) if soft else images.to(dtype, copy=True)  # hard stages write into it
         log_prob = result.new_zeros(len(images))
+        # No stage's choices depend on the images, so all are made before the first: the host then waits only once.
+        choices: list[Choice] = []
+        blends: list[Tensor] = []
+        factors: list[Tensor] = []
         for k in range(self.stages):
             selection, applied = self._shared(uniforms[:, k, :-2]), uniforms[:, k, -2]
             sign = torch.where(uniforms[:, k, -1] < 0.5, -1.0, 1.0).to(dtype)
-            factor = None
             if soft and self.selection == "relaxed":
                 pick, factor = relaxations.relaxed_selection(log_pi[k], selection, self.selection_temperature)
+                factors.append(factor)
             else:
                 pick = relaxations.select(log_pi[k], selection)
             log_prob = log_prob + log_pi[k][pick]
             magnitude, logits = mu[k][pick], p_logits[k][pick]
             if soft:
-                b = column(relaxations.relaxed_bernoulli(logits, applied, self.temperature))
-                result = torch.lerp(result, self.mixture(result, Choice(pick, magnitude, sign)), b)
+                blends.append(relaxations.relaxed_bernoulli(logits, applied, self.temperature))
             else:
                 # An operation that is not applied need not be computed: those images go to a group of their own.
                 pick = torch.where(relaxations.bernoulli(logits, applied), pick, size)
-                result = self.mixture(result, Choice(pick, magnitude, sign), in_place=True)
-            if factor is not None:
-                result = result * column(factor)  # 1 in value
+            choices.append(Choice(pick, magnitude, sign))
+        for k, groups in enumerate(self.mixture.group(choices)):
+            changed = self.mixture(result, groups, in_place=not soft)
+            result = torch.lerp(result, changed, column(blends[k])) if soft else changed
+            if factors:
+                result = result * column(factors[k])  # 1 in value
         if self.selection == "relaxed":
             log_prob = log_prob.detach()
         return result.to(images.dtype), log_prob

@@ -159,6 +159,8 @@ def test_numbers_of_the_page() -> None:
     assert rows == [
         "| `quarter` | 0.20 / 0.20 | 0.900 / 0.900 | 0.20 / 0.20 | 1 - 1e-05 / 1 - 1e-05 | 1.10 / 1.10 |"
     ] * len(SYSTEMS)
+    (other, *_) = [line for line in page.splitlines() if line.startswith("| exact, other batches |")]
+    assert "| signal: 0.32 / 0.32 |" in other  # root of 0.1 over a noise of 1
     (row, *_) = [line for line in page.splitlines() if line.startswith("| `low memory` |")]
     assert "< 6e-08 / < 6e-08" in row
     told = "\n".join(findings(results()))
@@ -197,6 +199,7 @@ def test_smoke_is_resumed_and_rendered_again(tmp_path: Path, capsys: pytest.Capt
     again = capsys.readouterr()
     assert "seed 0" not in again.err and "Does the training notice?" in again.out
     found = json.loads((tmp_path / "x.json").read_text())
+    assert found["command"] == "python benchmarks/bias.py --training benchmarks/results/study.json --smoke"
     assert set(found["cells"][0]["systems"][LARGE]["rows"]) == {*OPTIONS, NONE}
     (tmp_path / "x.md").unlink()
     (tmp_path / "x.png").unlink()

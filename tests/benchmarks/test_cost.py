@@ -190,7 +190,9 @@ def test_sentences_of_the_page() -> None:
     assert "as much as 18.0 steps" in told and "it is 23 % of MADAO's time" in told
     assert "12.0 are the 5 products with the inner Hessian, 2.4 each" in told and "takes 6.0:" in told
     assert "cheaper products: quarter 1.20, bfloat16 1.22. At most 1.20 was wanted: met by quarter." in told
-    assert "Without any product (first_order) it is 1.10" in told
+    assert (
+        "training: quarter 12.0, bfloat16 13.2; without any product (first_order) 6.0, which alone makes 1.10." in told
+    )
     assert "1.60 at s = 30" in told and "1.35 is reached at s = 52" in told and "(the paper's 10 %: 1.27)" in told
     assert "Peak memory is 2.00 times" in told
     assert "takes 1.40 times the fixed policy's. At most 1.35 was wanted: NOT met." in "\n".join(
