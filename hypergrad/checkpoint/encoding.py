@@ -32,8 +32,8 @@ def encode(value: Any) -> tuple[Any, dict[str, Tensor]]:
 
     Args:
         value: None, truth values, numbers, strings, lists, tuples, dictionaries with keys of these kinds, counters,
-            dtypes, and tensors, nested as deeply as one likes. Tensors that are the same elements in the same order (tied weights)
-            are stored once, and are one tensor again afterwards.
+            dtypes, and tensors, nested as deeply as one likes. Tensors that are the same elements in the same order
+            (tied weights) are stored once, and are one tensor again afterwards.
 
     Raises:
         InvalidInputError: names the place and the type of what cannot be stored.
