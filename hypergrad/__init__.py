@@ -5,6 +5,7 @@ from hypergrad.batches import KeyedBatches
 from hypergrad.diagnostics import GradCheck, gradcheck
 from hypergrad.errors import (
     CheckpointError,
+    CheckpointWarning,
     FallbackWarning,
     GradCheckError,
     HypergradError,
@@ -25,9 +26,10 @@ from hypergrad.families import register_family
 from hypergrad.families.base import Context, HyperparameterFamily
 from hypergrad.modules import functional
 from hypergrad.objective import FunctionObjective, ModelObjective
-from hypergrad.problem import BilevelProblem, BilevelResult
+from hypergrad.problem import BilevelProblem
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.solvers import Solution, Status, register_solver
+from hypergrad.solving import BilevelResult
 from hypergrad.stepper import HyperStepper
 from hypergrad.version import __version__ as __version__
 
@@ -35,6 +37,7 @@ __all__ = [
     "BilevelProblem",
     "BilevelResult",
     "CheckpointError",
+    "CheckpointWarning",
     "Context",
     "FallbackWarning",
     "FunctionObjective",

@@ -1,6 +1,6 @@
 """Batches in keyed random order: batch t is a function of (seed, t), so a resumed run sees what it would have seen."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,35 +68,105 @@ class KeyedBatches:
         return (*chosen, rows) if self.with_index else chosen
 
 
-def drawing(data: Iterable[Any] | None, name: str) -> Callable[[int], Sequence[Any] | None]:
+class Drawing:
     """``draw(t)`` from keyed batches, from any re-iterable of batches (begun anew when it ends), or None for no data.
 
-    Raises:
-        InvalidInputError: ``data`` is no re-iterable, or has no batch.
-    """
-    if data is None:
-        return lambda t: None
-    if hasattr(data, "batch"):
-        keyed: Callable[[int], Sequence[Any]] = data.batch
-        return keyed
-    if isinstance(data, Tensor) or not isinstance(data, Iterable) or isinstance(data, Iterator):
-        raise InvalidInputError(
-            f"{name} must be something that can be iterated over again and again and gives batches (a DataLoader, "
-            f"KeyedBatches, a list of tuples); got {type(data).__name__}. One batch: [(inputs, targets)]."
-        )
-    iterator: Iterator[Any] = iter(
-        ()
-    )  # begun at t = 0, and anew at each t = 0, so that a trial draw leaves the order as it was
+    A re-iterable is drawn from in order, t = 0, 1, 2, ..., and ``draw(0)`` begins it anew. What its order depends on,
+    as far as torch knows it, is kept from the beginning of each pass (torch's global generator, and those of a
+    DataLoader and its samplers), so that :meth:`load_state_dict` finds the place by drawing this pass again.
 
-    def draw(t: int) -> Sequence[Any]:
-        nonlocal iterator
-        if t == 0:
-            iterator = iter(data)
-        for _ in range(2):
-            for batch in iterator:
+    Attributes:
+        data: what is drawn from.
+        last: the batch drawn last; None before, and without data.
+
+    Raises:
+        InvalidInputError: ``data`` is no re-iterable.
+    """
+
+    def __init__(self, data: Iterable[Any] | None, name: str) -> None:
+        self._keyed: Callable[[int], Sequence[Any]] | None = getattr(data, "batch", None)
+        again = isinstance(data, Iterable) and not isinstance(data, Tensor | Iterator)
+        if data is not None and self._keyed is None and not again:
+            raise InvalidInputError(
+                f"{name} must be something that can be iterated over again and again and gives batches (a DataLoader, "
+                f"KeyedBatches, a list of tuples); got {type(data).__name__}. One batch: [(inputs, targets)]."
+            )
+        self.data = data
+        self.last: Sequence[Any] | None = None
+        self._name = name
+        self._t = -1  # of the last batch
+        self._taken = 0  # batches of this pass
+        self._start: list[Tensor] = []  # the generators at its beginning
+        self._iterator: Iterator[Any] = iter(())
+
+    def __call__(self, t: int) -> Sequence[Any] | None:
+        """Batch t.
+
+        Raises:
+            InvalidInputError: the data has no batch.
+        """
+        if self._keyed is not None:
+            self.last = self._keyed(t)
+        elif self.data is not None:
+            self.last = self._next(anew=t == 0)
+        self._t = t
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the drawing stands."""
+        now = [g.get_state() for g in _generators(self.data)[1:]]
+        return {"t": self._t, "taken": self._taken, "start": list(self._start), "now": now}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; ``last`` is drawn again. The batches of a re-iterable's pass are drawn up to that place.
+
+        Raises:
+            InvalidInputError: the data has fewer batches than were drawn.
+        """
+        self._t, self._taken, self._start = state["t"], state["taken"], list(state["start"])
+        if self._t < 0 or self.data is None:
+            return
+        if self._keyed is not None:
+            self.last = self._keyed(self._t)
+            return
+        generators = _generators(self.data)
+        before = torch.default_generator.get_state()
+        try:
+            for generator_, held in zip(generators, self._start, strict=False):
+                generator_.set_state(held)
+            self._iterator = iter(self.data)
+            for taken in range(self._taken):
+                try:
+                    self.last = next(self._iterator)
+                except StopIteration:
+                    raise InvalidInputError(
+                        f"{self._name} has only {taken} batches; {self._taken} of them had been drawn when the "
+                        "checkpoint was saved. Give the data that the run had."
+                    ) from None
+            for generator_, held in zip(generators[1:], state["now"], strict=False):
+                generator_.set_state(held)
+        finally:
+            torch.default_generator.set_state(before)
+
+    def _next(self, *, anew: bool) -> Sequence[Any]:
+        # Begun at t = 0, and anew at each t = 0, so that a trial draw leaves the order as it was.
+        for begin in (anew, True):
+            if begin:
+                self._start = [g.get_state() for g in _generators(self.data)]
+                self._iterator, self._taken = iter(self.data or ()), 0
+            for batch in self._iterator:
+                self._taken += 1
                 found: Sequence[Any] = batch
                 return found
-            iterator = iter(data)
-        raise InvalidInputError(f"{name} is empty: {data!r} gave no batch.")
+        raise InvalidInputError(f"{self._name} is empty: {self.data!r} gave no batch.")
 
-    return draw
+
+def _generators(data: object) -> list[torch.Generator]:
+    """What the order of a pass depends on: torch's global generator, and those of a DataLoader and its samplers."""
+    found = [torch.default_generator]
+    batch_sampler = getattr(data, "batch_sampler", None)
+    for holder in (data, getattr(data, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        own = getattr(holder, "generator", None)
+        if isinstance(own, torch.Generator) and all(own is not g for g in found):
+            found.append(own)
+    return found

@@ -41,6 +41,10 @@ class HypergradWarning(UserWarning):
     """Base of every warning that hypergrad issues."""
 
 
+class CheckpointWarning(HypergradWarning):
+    """A checkpoint could not be saved, or a damaged one was passed over; the run goes on."""
+
+
 class SolverWarning(HypergradWarning):
     """The inverse-Hessian solve failed; the hypergradient is what the solver had."""
 

@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hypergrad.errors import FallbackWarning, InvalidInputError
+from hypergrad.interruption import poll
 from hypergrad.keys import preserved_rng
 from hypergrad.messages import warn
 from hypergrad.tree import Layout, TensorDict
@@ -157,7 +158,8 @@ class Curvature(ABC):
         return self.layout.device
 
     def __matmul__(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
-        """``A v``, counted."""
+        """``A v``, counted; here a signal breaks off a solve (:func:`hypergrad.interruption.poll`)."""
+        poll()
         self.matvecs += 1
         product = self.product(v)
         return product + self.damping * v if self.damping else product

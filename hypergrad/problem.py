@@ -1,14 +1,13 @@
 """The bilevel problem as a value, and ``solve``: a short loop over the stepper."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypergrad.batches import drawing
+from hypergrad.batches import Drawing
 from hypergrad.diagnostics.diagnosis import Diagnosis
 from hypergrad.diagnostics.examining import SOLVERS, diagnose
 from hypergrad.errors import InvalidInputError
@@ -16,39 +15,16 @@ from hypergrad.estimators.base import Estimator, Loss
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.estimators.unroll import Unrolled
 from hypergrad.families.base import HyperparameterFamily
+from hypergrad.files import Pathlike
 from hypergrad.objective import FunctionObjective, ModelObjective, Objective
 from hypergrad.optimizers import OptimizerLike, check_weight_decay, resolve
-from hypergrad.progress import Progress
-from hypergrad.result import Hypergradient, StepRecord
+from hypergrad.result import Hypergradient
 from hypergrad.solvers.base import Solver
+from hypergrad.solving import BilevelResult, Callback, Resume, Run
 from hypergrad.stepper import HyperStepper
 from hypergrad.tree import TensorDict
 
-Callback = Callable[[StepRecord], None]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-
-
-@dataclass(frozen=True)
-class BilevelResult:
-    """What ``solve`` returns, also when it was interrupted.
-
-    Attributes:
-        params: the inner variables, detached copies.
-        hparams: the hyperparameters (raw), detached copies.
-        history: one record an outer step; ``rows()`` for a table or a data frame.
-        status: "finished", or "interrupted" after Ctrl-C.
-        preflight: the discarded outer step before the first: its seconds and memory.
-    """
-
-    params: TensorDict
-    hparams: TensorDict
-    history: list[StepRecord] = field(repr=False)
-    status: Literal["finished", "interrupted"]
-    preflight: StepRecord = field(repr=False)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The history as flat dictionaries of plain values."""
-        return [record.row() for record in self.history]
 
 
 class BilevelProblem:
@@ -124,8 +100,8 @@ class BilevelProblem:
 
     def _bind(self, objective: Objective, train_data: Iterable[Any] | None, val_data: Iterable[Any] | None) -> None:
         self.objective = objective
-        self._train = drawing(train_data, "train_data")
-        self._val = drawing(val_data, "val_data")
+        self._train = Drawing(train_data, "train_data")
+        self._val = Drawing(val_data, "val_data")
 
     @property
     def params(self) -> TensorDict:
@@ -246,11 +222,16 @@ class BilevelProblem:
         seed: int = 0,
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
+        checkpoint: Pathlike | None = None,
+        checkpoint_every: float = 300.0,
+        resume: Resume = "auto",
     ) -> BilevelResult:
         """Train the inner variables, with one outer step every ``inner_steps`` after ``warmup_steps``.
 
         A discarded outer step comes first, so that what would fail after the warm-up fails at once. Ctrl-C ends the
-        run and returns what it has, with ``status="interrupted"``.
+        run and returns what it has, with ``status="interrupted"``. With ``checkpoint`` a run that was killed at any
+        instant goes on, when it is called again, to the same bits (on one thread count); SIGTERM is then taken as
+        Ctrl-C is, both wait for the end of an inner step or of a Hessian product, and a second one ends the process.
 
         Args:
             solver: a registered solver's name, or a solver object.
@@ -264,10 +245,26 @@ class BilevelProblem:
             scheduler: makes a learning-rate scheduler of the inner optimizer, stepped after every inner step.
             damping, residual, warm_start, on_failure, seed: see :class:`~hypergrad.HyperStepper`.
             progress: show progress on stderr.
-            callbacks: called with each outer step's record.
+            callbacks: called with each outer step's record; after a kill again for those since the last checkpoint.
+            checkpoint: a folder of its own for the state of this run (:mod:`hypergrad.checkpoint`); None for none.
+            checkpoint_every: seconds between two checkpoints, more where saving would take over 2 % of the time; 0 to
+                save after every inner step. The run also saves at its start, at a signal and at its end.
+            resume: "auto" begins, or goes on where ``checkpoint`` holds this very run, which may have become longer
+                (``outer_steps``); "never" refuses a folder that holds checkpoints; "force" goes on although settings,
+                data or versions have changed.
 
         Returns:
             A :class:`~hypergrad.BilevelResult`. The problem's own tensors hold the same values.
+
+        Raises:
+            InvalidInputError: an argument cannot be used, or the checkpoints are those of another run, with the
+                difference.
+            CheckpointError: there are checkpoints, and all are damaged.
+            Stopped: a signal came before the first step; nothing had been done.
+
+        Warns:
+            CheckpointWarning: a checkpoint could not be saved, or a damaged one was passed over.
+            InexactWarning: resumed data does not repeat its order.
         """
         for name, value, least in (("outer_steps", outer_steps, 1), ("inner_steps", inner_steps, 1)):
             if not isinstance(value, int) or value < least:
@@ -288,35 +285,18 @@ class BilevelProblem:
             on_failure=on_failure,
             seed=seed,
         )
-        schedule = None if scheduler is None else scheduler(inner)
-        preflight = stepper.preflight(*self.first_batches())
-        history: list[StepRecord] = []
-        status: Literal["finished", "interrupted"] = "finished"
-        total = warmup_steps + outer_steps * inner_steps
-        try:
-            with Progress(total, "solve", enabled=progress) as shown:
-                for t in range(total):
-                    batch = self._train(t)
-                    inner.zero_grad()
-                    stepper.loss(batch).backward()
-                    inner.step()
-                    if schedule is not None:
-                        schedule.step()
-                    record = stepper.step(batch, lambda: self._val(stepper.outer_step))
-                    if record is not None:
-                        history.append(record)
-                        for callback in callbacks:
-                            callback(record)
-                    shown.update(t + 1, f"validation loss {history[-1].outer_loss:.4g}" if history else "")
-        except KeyboardInterrupt:
-            status = "interrupted"
-        return BilevelResult(
-            params={k: v.detach().clone() for k, v in self.params.items()},
-            hparams={k: v.detach().clone() for k, v in self.hparams.items()},
-            history=history,
-            status=status,
-            preflight=preflight,
+        run = Run(
+            stepper=stepper,
+            train=self._train,
+            val=self._val,
+            inner=inner,
+            scheduler=None if scheduler is None else scheduler(inner),
+            outer_steps=outer_steps,
+            total=warmup_steps + outer_steps * inner_steps,
+            callbacks=callbacks,
+            progress=progress,
         )
+        return run.go(checkpoint, every=checkpoint_every, resume=resume)
 
     def _decay_remedy(self) -> str:
         if isinstance(self.objective, ModelObjective):

@@ -17,10 +17,12 @@ class Progress:
         total: steps in all.
         title: what is being done.
         enabled: False writes nothing.
+        begun: steps that were finished before, by a run that is resumed.
     """
 
-    def __init__(self, total: int, title: str, *, enabled: bool = True) -> None:
+    def __init__(self, total: int, title: str, *, enabled: bool = True, begun: int = 0) -> None:
         self._total = total
+        self._begun = begun
         self._title = title
         self._enabled = enabled
         self._bar: Any = None
@@ -42,7 +44,7 @@ class Progress:
                 console=rich.console.Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, note="")
+            self._task = self._bar.add_task(self._title, total=self._total, completed=self._begun, note="")
         return self
 
     def update(self, done: int, note: str = "") -> None:
@@ -56,7 +58,8 @@ class Progress:
         if now - self._last >= INTERVAL or done >= self._total:
             self._last = now
             # Nothing done says nothing about the speed.
-            left = f", {(now - self._start) / done * (self._total - done):.0f} s left" if done else ""
+            new = done - self._begun
+            left = f", {(now - self._start) / new * (self._total - done):.0f} s left" if new > 0 else ""
             print(f"{self._title}: {done}/{self._total}{left}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     def __exit__(

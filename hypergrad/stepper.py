@@ -25,7 +25,7 @@ from hypergrad.tree import Layout, check_like
 Batch = Sequence[Any] | None
 
 #: Of :meth:`HyperStepper.state_dict`.
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 #: So many losses without a step are no accumulated gradient any more, but a loop that forgot the step.
 MANY_LOSSES = 100
@@ -61,6 +61,12 @@ class HyperStepper:
         on_failure: what a failed solve does: "raise", "warn" or "ignore".
         seed: of the noise; equal seeds and steps give equal noise.
 
+    Attributes:
+        inner_step: calls of ``step`` that have ended.
+        outer_step: outer steps taken.
+        pending: an outer step was broken off by a signal, after its inner step was taken. Call ``step`` with the same
+            batches before the next inner step; ``state_dict`` keeps it.
+
     Raises:
         InvalidInputError: an argument cannot be used; the message says why.
         UnsupportedModelError: several ranks of ``torch.distributed`` are running.
@@ -94,6 +100,7 @@ class HyperStepper:
         self.seed = seed
         self.inner_step = 0
         self.outer_step = 0
+        self.pending = False
         self._layout = Layout.of(objective.params, "params")
         self._x: Tensor | None = None  # (P,), the last solution, for a warm start
         self._solver_state: Mapping[str, Any] = {}
@@ -143,13 +150,19 @@ class HyperStepper:
         Raises:
             NonFiniteError: a loss or its gradient is not finite; hyperparameters are as before.
             SolverError: the solve failed and ``on_failure="raise"``; hyperparameters are as before.
+            Stopped: a signal came within :func:`hypergrad.interruption.graceful`; nothing is changed but ``pending``.
         """
         self._losses = 0
+        self.pending = False
         if not self.due():
             self.inner_step += 1
             return None
         start = time.perf_counter()
-        result = self._estimate(_drawn(batch), _drawn(val))
+        try:
+            result = self._estimate(_drawn(batch), _drawn(val))
+        except KeyboardInterrupt:
+            self.pending = True
+            raise
         self.inner_step += 1
         self.outer_step += 1
         record = self._record(result, start)
@@ -199,6 +212,7 @@ class HyperStepper:
             "version": STATE_VERSION,
             "inner_step": self.inner_step,
             "outer_step": self.outer_step,
+            "pending": self.pending,
             "seed": self.seed,
             "hparams": {k: v.detach() for k, v in self.objective.hparams.items()},
             "outer_optimizer": self.outer_optimizer.state_dict(),
@@ -214,7 +228,9 @@ class HyperStepper:
             InvalidInputError: another version, missing entries, or hyperparameters of another shape; nothing is
                 changed then.
         """
-        wanted = {"inner_step", "outer_step", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
+        if state.get("version") == 1:  # which kept no broken-off outer step
+            state = {**state, "version": STATE_VERSION, "pending": False}
+        wanted = {"inner_step", "outer_step", "pending", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
         if state.get("version") != STATE_VERSION or not wanted <= set(state):
             raise InvalidInputError(
                 f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this "
@@ -223,7 +239,7 @@ class HyperStepper:
         state = copy.deepcopy(dict(state))
         hparams = self.objective.hparams
         check_like(state["hparams"], Layout.of(hparams, "hparams"), "hparams of the state")
-        x = state["x"]
+        x = _moved(state["x"], self._layout.device)
         if x is not None and x.shape != (self._layout.size,):
             raise InvalidInputError(f"x of the state has shape {tuple(x.shape)}; the model has ({self._layout.size},).")
         with torch.no_grad():
@@ -231,7 +247,8 @@ class HyperStepper:
                 tensor.copy_(state["hparams"][name])
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.inner_step, self.outer_step, self.seed = state["inner_step"], state["outer_step"], state["seed"]
-        self._x, self._solver_state = x, dict(state["solver_state"])
+        self.pending = state["pending"]
+        self._x, self._solver_state = x, dict(_moved(state["solver_state"], self._layout.device))
 
     def _estimate(self, batch: Batch, val: Batch) -> Hypergradient:
         self.objective.check_ready()
@@ -269,6 +286,11 @@ class HyperStepper:
             grad_norm=grad_norm,
             seconds=time.perf_counter() - start,
         )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors, however nested, on the device: a checkpoint holds them on the CPU."""
+    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
 def _drawn(batch: Batch | Callable[[], Batch]) -> Batch:

@@ -16,7 +16,7 @@ LEVELS = {
     3: "augment model_loss objective checkpoint",
     4: "stepper",
     4.5: "diagnostics",
-    5: "problem baselines testing",
+    5: "solving problem baselines testing",
     6: "vision",
     6.5: "report",
     7: "cli",

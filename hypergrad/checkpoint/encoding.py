@@ -6,6 +6,7 @@ nothing is ever pickled.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,9 +31,9 @@ def encode(value: Any) -> tuple[Any, dict[str, Tensor]]:
     """A state as what JSON holds, and its tensors by name: contiguous copies on the CPU.
 
     Args:
-        value: None, truth values, numbers, strings, lists, tuples, dictionaries with keys of these kinds, dtypes, and
-            tensors, nested as deeply as one likes. Tensors that are the same elements in the same order (tied weights)
-            are stored once, and are one tensor again afterwards.
+        value: None, truth values, numbers, strings, lists, tuples, dictionaries with keys of these kinds, counters,
+            dtypes, and tensors, nested as deeply as one likes. Tensors that are the same elements in the same order
+            (tied weights) are stored once, and are one tensor again afterwards.
 
     Raises:
         InvalidInputError: names the place and the type of what cannot be stored.
@@ -83,6 +84,8 @@ class _Encoder:
             return {TAG: kind, "items": [self.encode(v, f"{where}[{i}]") for i, v in enumerate(value)]}
         if isinstance(value, Mapping) and type(value).__name__ in ("dict", "OrderedDict", "mappingproxy"):
             return self._mapping(value, where)
+        if type(value) is Counter:  # the milestones of a learning-rate scheduler
+            return {TAG: "counter", "items": [[self.encode(k, f"a key of {where}"), n] for k, n in value.items()]}
         if isinstance(value, torch.dtype):
             return {TAG: "dtype", "value": str(value).removeprefix("torch.")}
         if isinstance(value, Tensor):
@@ -152,6 +155,8 @@ class _Decoder:
             return items if kind == "tuple" else torch.Size(items)
         if kind == "dict":
             return {self.decode(k, where): self.decode(v, f"{where}[{k!r}]") for k, v in content["items"]}
+        if kind == "counter":
+            return Counter({self.decode(k, where): int(n) for k, n in content["items"]})
         if kind == "tensor":
             stride = content.get("stride")
             place = (content["name"], None if stride is None else tuple(stride))

@@ -179,6 +179,10 @@ class Checkpoints:
             f"{self.path} has no valid checkpoint left: {' '.join(skipped)} Remove the folder to begin anew."
         )
 
+    def empty(self) -> bool:
+        """Whether there is no checkpoint, valid or not."""
+        return not self._names()
+
     def _names(self) -> list[str]:
         """Of complete checkpoints, the newest first."""
         if not self.path.is_dir():

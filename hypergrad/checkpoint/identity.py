@@ -1,5 +1,7 @@
 """What a run is: a checkpoint may be resumed by the same run only, and the difference is shown otherwise."""
 
+import dataclasses
+import enum
 import hashlib
 import platform
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,37 @@ def digest(*tensors: Tensor | None) -> str:
         if flat.numel():
             found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def described(value: Any) -> Any:
+    """The settings of a solver, an estimator, an optimizer or a scheduler, as plain values in nested dictionaries.
+
+    Of a dataclass its fields, of an optimizer the options of each group, of a scheduler its state, of a tensor with
+    one element its value and of a larger one its hash, of a function and of any other object the name alone. So what
+    an object of another kind was made with is not seen.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): described(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(v) for v in value]
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else digest(value)
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    kind = value if isinstance(value, type) else type(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": kind.__qualname__, **fields}
+    if isinstance(value, torch.optim.Optimizer):
+        groups = [{k: len(v) if k == "params" else described(v) for k, v in g.items()} for g in value.param_groups]
+        return {"class": kind.__qualname__, "groups": {str(i): group for i, group in enumerate(groups)}}
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        return {"class": kind.__qualname__, **described(value.state_dict())}
+    return str(getattr(value, "__qualname__", kind.__qualname__))
 
 
 def differences(before: Any, now: Any) -> list[str]:

@@ -1,0 +1,302 @@
+"""The loop of ``BilevelProblem.solve``: inner steps, outer steps, checkpoints and signals between them."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hypergrad.batches import Drawing, KeyedBatches
+from hypergrad.checkpoint.folder import Checkpoint, Checkpoints
+from hypergrad.checkpoint.identity import code_identity, described, digest
+from hypergrad.checkpoint.parts import Stateful, restore, training_state
+from hypergrad.checkpoint.saving import Saving
+from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError
+from hypergrad.files import Pathlike, held
+from hypergrad.interruption import graceful, poll
+from hypergrad.messages import warn
+from hypergrad.objective import ModelObjective, Objective
+from hypergrad.progress import Progress
+from hypergrad.result import StepRecord
+from hypergrad.solvers.base import Status
+from hypergrad.stepper import HyperStepper
+from hypergrad.tree import Layout, TensorDict, check_like
+
+Callback = Callable[[StepRecord], None]
+
+#: What to do with checkpoints that are there: go on if they are of this run; refuse them; go on whatever they are.
+Resume = Literal["auto", "never", "force"]
+
+#: Of the state that is saved.
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BilevelResult:
+    """What ``solve`` returns, also when it was interrupted.
+
+    Attributes:
+        params: the inner variables, detached copies.
+        hparams: the hyperparameters (raw), detached copies.
+        history: one record an outer step, with those before a resume; ``rows()`` for a table or a data frame.
+        status: "finished", or "interrupted" after Ctrl-C or another signal.
+        preflight: the discarded outer step before the first: its seconds and memory.
+        signal: the number of the signal that interrupted; None when finished.
+        checkpoint: the folder from which this very result can be resumed; None without checkpoints, or where it could
+            not be written.
+    """
+
+    params: TensorDict
+    hparams: TensorDict
+    history: list[StepRecord] = field(repr=False)
+    status: Literal["finished", "interrupted"]
+    preflight: StepRecord = field(repr=False)
+    signal: int | None = None
+    checkpoint: Path | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history as flat dictionaries of plain values."""
+        return [record.row() for record in self.history]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run of ``solve``: what it is made of, and how far it has come.
+
+    The stepper counts the inner steps, and knows whether an outer step is pending.
+
+    Attributes:
+        train, val: draw the batches.
+        inner: the inner optimizer.
+        scheduler: of the inner optimizer, or None.
+        outer_steps, total: outer and inner steps in all.
+        identity: settings, data and versions; the same run has the same.
+    """
+
+    stepper: HyperStepper
+    train: Drawing
+    val: Drawing
+    inner: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    outer_steps: int
+    total: int
+    callbacks: Sequence[Callback]
+    progress: bool
+    history: list[StepRecord] = field(default_factory=list)
+    preflight: StepRecord | None = None
+    _between: bool = True  # whether the tensors are those between two inner steps
+
+    def go(self, checkpoint: Pathlike | None = None, *, every: float = 300.0, resume: Resume = "auto") -> BilevelResult:
+        """Begin, or go on from a checkpoint, and return what there is at the end or at a signal.
+
+        Args:
+            checkpoint: the folder of the checkpoints; None for none.
+            every: seconds between two of them.
+            resume: see :data:`Resume`.
+
+        Raises:
+            InvalidInputError: an argument cannot be used, or the checkpoints are of another run.
+            CheckpointError: all checkpoints are damaged.
+        """
+        if resume not in get_args(Resume):
+            raise InvalidInputError(f"resume must be one of {get_args(Resume)}; got {resume!r}.")
+        if checkpoint is None:
+            return self._result(None, None)
+        store = Checkpoints(checkpoint, kind="solve", version=STATE_VERSION, identity=self._identity())
+        saving = Saving(store, every)
+        with _alone(store.path), graceful():
+            if resume == "never" and not store.empty():
+                raise InvalidInputError(
+                    f"{store.path} has checkpoints, and resume='never'. Name a new folder, or resume='auto'."
+                )
+            found = store.load(force=resume == "force")
+            if found is not None:
+                self._load(found, force=resume == "force")
+            return self._result(saving, found)
+
+    def _result(self, saving: Saving | None, found: Checkpoint | None) -> BilevelResult:
+        stepper = self.stepper
+        if self.preflight is None:
+            self.preflight = stepper.preflight(self.train(0), self.val(0))
+        path = None if found is None else found.path
+        if saving is not None and found is None:
+            # What cannot be saved is found out now, and a run that is killed early begins with the same seeds.
+            path = saving.save(self._state, step=0, strict=True)
+        status: Literal["finished", "interrupted"] = "finished"
+        number, before = None, (stepper.inner_step, stepper.pending)
+        try:
+            with Progress(self.total, "solve", enabled=self.progress, begun=stepper.inner_step) as shown:
+                self._loop(saving, shown)
+        except KeyboardInterrupt as error:
+            status, number = "interrupted", int(getattr(error, "signal", signal.SIGINT))
+        if saving is not None and (stepper.inner_step, stepper.pending) != before:
+            # Where an exception came from elsewhere amid a step, the checkpoint before is the one to go on from.
+            whole = self._between or stepper.pending
+            path = saving.save(self._state, step=stepper.inner_step) if whole else None
+        return BilevelResult(
+            params={k: v.detach().clone() for k, v in stepper.objective.params.items()},
+            hparams={k: v.detach().clone() for k, v in stepper.objective.hparams.items()},
+            history=list(self.history),
+            status=status,
+            preflight=self.preflight,
+            signal=number,
+            checkpoint=path,
+        )
+
+    def _loop(self, saving: Saving | None, shown: Progress) -> None:
+        stepper = self.stepper
+        while stepper.inner_step < self.total:
+            pending = stepper.pending
+            if pending:  # its inner step was taken before the signal
+                batch = self.train.last
+            else:
+                poll()
+                if saving is not None and saving.due():
+                    saving.save(self._state, step=stepper.inner_step)
+                batch = self.train(stepper.inner_step)
+                self._between = False
+                self.inner.zero_grad()
+                stepper.loss(batch).backward()
+                self.inner.step()
+                if self.scheduler is not None:
+                    self.scheduler.step()
+            record = stepper.step(batch, self._again if pending else self._fresh)
+            if record is not None:
+                self.history.append(record)
+            self._between = True
+            if record is not None:
+                for callback in self.callbacks:
+                    callback(record)
+            note = f"validation loss {self.history[-1].outer_loss:.4g}" if self.history else ""
+            shown.update(stepper.inner_step, note)
+
+    def _fresh(self) -> Sequence[Any] | None:
+        return self.val(self.stepper.outer_step)
+
+    def _again(self) -> Sequence[Any] | None:
+        return self.val.last
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {"inner_optimizer": self.inner, "stepper": self.stepper}
+        objective = self.stepper.objective
+        if isinstance(objective, ModelObjective):
+            parts |= {"model": objective.model, "family": objective.family}
+        else:
+            parts["params"] = _Params(objective)
+        if self.scheduler is not None:
+            parts["scheduler"] = self.scheduler
+        return parts
+
+    def _state(self) -> dict[str, Any]:
+        draws = {"train": self.train, "val": self.val}
+        return {
+            **training_state(**self._parts()),
+            "data": {k: {**d.state_dict(), "last": _digest(d.last)} for k, d in draws.items()},
+            "history": [record.row() for record in self.history],
+            "preflight": None if self.preflight is None else self.preflight.row(),
+            "outer_steps": self.outer_steps,
+        }
+
+    def _load(self, found: Checkpoint, *, force: bool) -> None:
+        state = found.state
+        for damage in found.skipped:
+            warn(f"Passed over a damaged checkpoint: {damage} Going on from {found.path}.", CheckpointWarning)
+        if self.outer_steps < state["outer_steps"] and not force:
+            raise InvalidInputError(
+                f"{found.path} belongs to a run of outer_steps={state['outer_steps']}; it may become longer, but "
+                f"outer_steps is {self.outer_steps}. Give at least what it had."
+            )
+        restore(state, **self._parts())
+        self.history = [_record(row) for row in state["history"]]
+        self.preflight = _record(state["preflight"])
+        if self.stepper.inner_step >= self.total:
+            return
+        for name, draw in (("train", self.train), ("val", self.val)):
+            draw.load_state_dict(state["data"][name])
+            if _digest(draw.last) != state["data"][name]["last"]:
+                warn(
+                    f"{name}_data does not repeat its order: drawn again, the last batch before the checkpoint is "
+                    "another one. The run goes on with other batches than it would have had. KeyedBatches, lists and "
+                    "DataLoaders repeat theirs.",
+                    InexactWarning,
+                )
+
+    def _identity(self) -> dict[str, Any]:
+        stepper = self.stepper
+        objective = stepper.objective
+        layout = Layout.of(objective.params, "params")
+        shapes = {
+            level: {k: f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for k, v in tensors.items()}
+            for level, tensors in (("params", objective.params), ("hparams", objective.hparams))
+        }
+        return {
+            **shapes,
+            "device": layout.device.type,
+            "estimator": described(stepper.estimator),
+            "every": stepper.every,
+            "warmup": stepper.warmup,
+            "warm_start": stepper.warm_start,
+            "seed": stepper.seed,
+            "inner_optimizer": described(self.inner),
+            "outer_optimizer": described(stepper.outer_optimizer),
+            "scheduler": described(self.scheduler),
+            "train_data": _data_identity(self.train.data),
+            "val_data": _data_identity(self.val.data),
+            "code": code_identity(),
+        }
+
+
+class _Params:
+    """The inner variables of an objective that has no module."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._objective.params)
+
+    def load_state_dict(self, state: Any) -> None:
+        check_like(state, Layout.of(self._objective.params, "params"), "params of the checkpoint")
+        with torch.no_grad():
+            for name, tensor in self._objective.params.items():
+                tensor.copy_(state[name])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"Cannot make the folder {folder} for checkpoints ({error.strerror}). Choose another one."
+        ) from error
+    with held(folder):
+        yield
+
+
+def _record(row: dict[str, Any]) -> StepRecord:
+    status = row["status"]
+    return StepRecord(**{**row, "status": None if status is None else Status(status)})
+
+
+def _digest(batch: Sequence[Any] | None) -> str:
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return digest(*tensors)
+
+
+def _data_identity(data: Any) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    kind = type(data).__qualname__
+    if isinstance(data, KeyedBatches):
+        order = {"batch_size": data.batch_size, "seed": data.seed, "index": data.with_index}
+        return {"class": kind, "sha256": digest(*data.tensors), **order}
+    try:
+        return {"class": kind, "batches": len(data)}
+    except TypeError:  # an iterable without a length
+        return {"class": kind}
