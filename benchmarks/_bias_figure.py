@@ -25,7 +25,7 @@ def _errors(axis: Any, results: Results, system: str) -> None:
     others = [
         cell["systems"][system]["exact"]["relative_difference"] for cell in results["cells"] if cell["point"] in points
     ]
-    axis.axhline(statistics.median(others), color="black", linestyle="--", label="exact, other batches")
+    axis.axhline(statistics.median(others), color="black", linestyle="--", label="noise: exact, other batches")
     axis.set_title(system)
 
 
