@@ -34,8 +34,9 @@ def bias(numbers: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
 
 def seen(numbers: Sequence[dict[str, Any]]) -> bool:
-    """Whether the bias of every seed is told from 0."""
-    return all(c["bias_p"] < LEVEL for c in numbers)
+    """Whether a bias is told from 0: Fisher's combination of the seeds' p-values."""
+    x = -math.fsum(math.log(c["bias_p"]) for c in numbers)
+    return math.exp(-x) * math.fsum(x**k / math.factorial(k) for k in range(len(numbers))) < LEVEL
 
 
 def _median(numbers: Sequence[dict[str, Any]], name: str) -> float:
@@ -183,8 +184,9 @@ def markdown(results: Results) -> str:
             "is the noise that an outer step has anyway; and the length of the expected exact hypergradient in units "
             "of that noise, which is what a bias must be small against when many outer steps are averaged.",
             "- Bias / noise: length of the expected difference over the noise of one exact draw (root of the trace of "
-            f"its covariance). `<`: random signs make it as long with p above {LEVEL}, so its upper bound is shown "
-            "(two jackknife standard errors). n draws average the noise down to 1/sqrt(n) of it; the bias stays.",
+            f"its covariance). `<`: random signs make it as long with p above {LEVEL} (seeds combined by Fisher's "
+            "method), so its upper bound is shown (two jackknife standard errors). n draws average the noise down to "
+            "1/sqrt(n) of it; the bias stays.",
             "- Cosine of means: of the means over all draws, for the first row of the two halves' means. Variance: of "
             "a draw, in units of the exact one's: what an option adds to the noise, or (by a shorter answer) takes "
             "from it.",
