@@ -13,7 +13,6 @@ from hypergrad.solvers.preconditioners import Diagonal, HutchinsonDiagonal, Nyst
 from hypergrad.testing import DenseOperator
 
 SOLVES = 26  # two probes would be at solves 1 and 26, so one
-COMPARED = 8  # every eighth of them for the fixed choices
 
 
 def fixed_choices(budget: int, top: float) -> dict[str, Solver]:
@@ -56,7 +55,7 @@ def _compare(values: torch.Tensor, side: str, budget: int, seed: int) -> dict[st
 
     alone = best(budget, rights[:1])
     # Probes count: the fixed choices get as many products as auto had on average, rounded up.
-    together = best(math.ceil(spent / SOLVES), rights[::COMPARED])
+    together = best(math.ceil(spent / SOLVES), rights)
     return {
         "single": {"auto": errors[0], "best": alone[1], "name": alone[0]},
         "sequence": {"auto": mean(errors), "best": together[1], "name": together[0], "products": spent / SOLVES},

@@ -187,6 +187,7 @@ class BilevelProblem:
         warm_start: bool = False,
         estimator: str | Estimator = "implicit",
         on_failure: OnFailure = "warn",
+        inner_optimizer: torch.optim.Optimizer | None = None,
         seed: int = 0,
     ) -> HyperStepper:
         """A :class:`~hypergrad.HyperStepper` on this problem, for a training loop of one's own."""
@@ -201,6 +202,7 @@ class BilevelProblem:
             warm_start=warm_start,
             estimator=estimator,
             on_failure=on_failure,
+            inner_optimizer=inner_optimizer,
             seed=seed,
         )
 
@@ -283,6 +285,7 @@ class BilevelProblem:
             warm_start=warm_start,
             estimator=estimator,
             on_failure=on_failure,
+            inner_optimizer=inner,
             seed=seed,
         )
         run = Run(

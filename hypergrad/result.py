@@ -50,6 +50,9 @@ class StepRecord:
         seconds: wall time of the outer step.
         memory: bytes that the outer step kept for its graph (saved tensors on CPU; the allocator's peak above the
             start on CUDA), measured in ``preflight`` only, else None.
+        choice: the method that a solver that chooses (``auto``) used, else empty.
+        alpha: of a Neumann series that was chosen or tuned for this solve, else None.
+        detail: what the solver says about the solve, in a sentence, or empty.
     """
 
     inner_step: int
@@ -63,6 +66,9 @@ class StepRecord:
     grad_norm: float
     seconds: float
     memory: int | None = None
+    choice: str = ""
+    alpha: float | None = None
+    detail: str = ""
 
     def row(self) -> dict[str, Any]:
         """A flat dictionary of plain values, for a table, JSON or a data frame."""

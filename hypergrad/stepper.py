@@ -20,6 +20,7 @@ from hypergrad.objective import Objective
 from hypergrad.optimizers import OptimizerLike, resolve
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.solvers.base import Solver
+from hypergrad.solvers.second_moments import STATE_KEY, SecondMoments, second_moments
 from hypergrad.tree import Layout, check_like
 
 Batch = Sequence[Any] | None
@@ -59,6 +60,8 @@ class HyperStepper:
         estimator: a registered estimator's name, which gets ``solver``, ``damping``, ``residual`` and ``on_failure``
             where it has these options; or an estimator object, which has its own.
         on_failure: what a failed solve does: "raise", "warn" or "ignore".
+        inner_optimizer: of the inner variables; only a solver with ``preconditioner="adam"`` looks at it, for its
+            second moments.
         seed: of the noise; equal seeds and steps give equal noise.
 
     Attributes:
@@ -85,6 +88,7 @@ class HyperStepper:
         warm_start: bool = False,
         estimator: str | Estimator = "implicit",
         on_failure: OnFailure = "warn",
+        inner_optimizer: torch.optim.Optimizer | None = None,
         seed: int = 0,
     ) -> None:
         _refuse_ranks()
@@ -105,6 +109,15 @@ class HyperStepper:
         self._x: Tensor | None = None  # (P,), the last solution, for a warm start
         self._solver_state: Mapping[str, Any] = {}
         self._losses = 0  # since the last step
+        self._moments_of = inner_optimizer if _wants_moments(self.estimator) else None
+        # What cannot be had is refused now, and not after the warm-up.
+        if self._moments_of is not None:
+            second_moments(self._moments_of, objective.params)
+        elif _wants_moments(self.estimator):
+            raise InvalidInputError(
+                "The solver's preconditioner 'adam' needs the second moments of the inner optimizer: give that as "
+                "inner_optimizer=, or use preconditioner='hutchinson' or 'nystrom'."
+            )
 
     def loss(self, batch: Batch = None) -> Tensor:
         """The training loss at the current parameters and hyperparameters, 0-d, with a graph to the parameters only.
@@ -254,6 +267,9 @@ class HyperStepper:
         self.objective.check_ready()
         key = derive(self.seed, "outer", self.inner_step)
         inner, outer = self.objective.losses(key)
+        state = dict(self._solver_state)
+        if self._moments_of is not None:
+            state[STATE_KEY] = second_moments(self._moments_of, self.objective.params)
         with preserved_rng(self._layout.device, key):
             return self.estimator.estimate(
                 inner,
@@ -263,7 +279,7 @@ class HyperStepper:
                 inner_batch=batch,
                 outer_batch=val,
                 x0=self._x if self.warm_start else None,
-                state=self._solver_state,
+                state=state,
             )
 
     def _record(self, result: Hypergradient, start: float) -> StepRecord:
@@ -285,12 +301,27 @@ class HyperStepper:
             stationarity=stationarity,
             grad_norm=grad_norm,
             seconds=time.perf_counter() - start,
+            choice="" if solution is None else solution.choice,
+            alpha=None if solution is None else _alpha(solution.state),
+            detail="" if solution is None else solution.detail,
         )
 
 
 def _moved(value: Any, device: torch.device) -> Any:
     """Tensors, however nested, on the device: a checkpoint holds them on the CPU."""
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
+
+
+def _alpha(state: Mapping[str, Any]) -> float | None:
+    alpha = state.get("alpha")
+    return float(alpha) if isinstance(alpha, int | float) and alpha > 0 else None
+
+
+def _wants_moments(estimator: Any) -> bool:
+    """Whether the solver of the estimator, or of the one that it wraps, has the preconditioner "adam"."""
+    while hasattr(estimator, "inner"):
+        estimator = estimator.inner
+    return isinstance(getattr(getattr(estimator, "solver", None), "preconditioner", None), SecondMoments)
 
 
 def _drawn(batch: Batch | Callable[[], Batch]) -> Batch:

@@ -31,13 +31,16 @@ class Auto:
     """CG where the matrix is positive definite, MINRES where it is not, Neumann where products are noisy.
 
     One Lanczos run of at most ``max_hvps`` products holds the iterates of CG and MINRES and the Ritz values. What it
-    sees decides afterwards, so a choice costs no product:
+    sees decides afterwards, so a choice costs no product. Its vectors are kept, and orthogonal to rounding, where there
+    is room for them (``max_basis``): the run then needs the products that exact arithmetic needs, often a half of those
+    of classical CG for an accurate answer.
 
     - **cg** while the tridiagonal matrix is positive definite. CG's answer is then closer to ``A^-1 b`` in the 2-norm
       than MINRES's at every step.
     - **minres** when a Ritz value below zero proves that ``A`` is indefinite, and from then on until the next probe.
-      Also where CG's residual is above b and above ten times MINRES's, unless a probe has found ``A`` positive
-      definite: a pivot is then nearly 0, on its way below it, and CG's answer arbitrary.
+      Also, unless a probe has found ``A`` positive definite, where CG's answer is likely to be arbitrary, because a
+      pivot is nearly 0 on its way below it: CG's residual is above b and above ten times MINRES's, or four times
+      MINRES's while the lowest Ritz value has just fallen by 70 % or more and MINRES leaves less than half of b.
     - **plain cg** or **neumann** when products are noisy: not those of one symmetric matrix.
       (:func:`~hypergrad.solvers.krylov.run_krylov` tells for free.) Noise spoils a Lanczos run, and classical CG less:
       from 1 % of noise on it is used from the next solve to the next probe, and from 40 % on the Neumann series with
@@ -48,11 +51,14 @@ class Auto:
     one value and a few large ones and rho is that value (``benchmarks/auto.py``), which a solve cannot know, so it is
     never chosen.
 
-    **The free step.** Where the ceiling ends it, CG knows its next direction p without a product. A step of length L
-    along p makes the 2-norm error smaller whenever ``0 < L < 2 e / |r|^2``, with e the squared A-norm of the error and
-    r the residual; the middle of this interval is best, and it is at least ``1 / lambda_max``. So L is 1 over the
-    largest Ritz value, or half of what the last probe measured as best, if that is more. MINRES steps as far along
-    its residual, where ``-lambda_min`` is below ``lambda_max / 2``.
+    **The free step.** Where the ceiling ends it, CG knows its next direction p without a product, and
+    ``x + L p`` is, for one length L, the best answer there is in the span of all vectors seen. A step along p makes the
+    2-norm error smaller whenever ``0 < L < 2 e / |r|^2``, with e the squared A-norm of the error and r the residual;
+    the middle of this interval is best, and it is at least ``1 / lambda_max``. For the Chebyshev distribution of
+    eigenvalues (what a long Lanczos run sees of any interval) it tends to ``1 / sqrt(lambda_min lambda_max)``. L is the
+    longest of 1 over the largest Ritz value, half of that formula, with the lowest Ritz value one product earlier, and
+    three quarters of what the last probe measured as best. MINRES steps as far as the first along its residual, where
+    ``-lambda_min`` is below ``lambda_max / 2``.
 
     **Probes.** The second solve, and then every ``probe_every``-th, goes on for ``max(max_hvps, 10)`` products more if
     the one before left a relative residual above 1 % (and above ``tol``): these measure the best L at ``max_hvps``,
@@ -63,11 +69,11 @@ class Auto:
     condition number times that. CONVERGED says so, and then there is no free step. Otherwise TRUNCATED, with
     ``residual`` that of the answer before the free step. With ``tol=0`` the budget is fixed and the host reads once.
     That the free step helps is a theorem for a positive definite matrix and a length from ``lambda_max`` or from a
-    probe on the same system, and an observation for MINRES and where ``A`` and ``b`` have drifted. NONFINITE, and
+    probe on the same system, and an observation else (``benchmarks/auto.py``). NONFINITE, and
     DIVERGED for a Neumann series, as with the solvers themselves.
 
-    **The record.** ``detail`` says what was chosen; ``state`` has it as numbers: ``choice`` (an index into
-    :data:`CHOICES`), ``hvps``, ``step`` (L, 0 for none), ``alpha``, ``lambda_min`` and ``lambda_max`` (the extreme
+    **The record.** ``choice`` and ``detail`` say what was chosen; ``state`` has it as numbers: ``choice`` (an index
+    into :data:`CHOICES`), ``hvps``, ``step`` (L, 0 for none), ``alpha``, ``lambda_min`` and ``lambda_max`` (the extreme
     Ritz values: the true ones lie outside), ``noise``, ``residual``, ``indefinite``, ``solves``, and
     of the last probe ``learned`` (the best L) and ``learned_at`` (the products before it).
 
@@ -211,7 +217,9 @@ class Auto:
             what += f"; products have {noise:.0%} of noise, so {_when(noise)} next"
         residual = torch.full_like(unit, left)
         status = Status.CONVERGED if done and self.tol else Status.TRUNCATED
-        return Solution(x=answer, status=status, matvecs=matvecs, residual=residual, state=kept, detail=what + ".")
+        return Solution(
+            x=answer, status=status, matvecs=matvecs, residual=residual, state=kept, detail=what + ".", choice=choice
+        )
 
     def _noisy(self, A: LinearOperator, b: Tensor, x0: Tensor | None, held: dict[str, Any], solves: int) -> Solution:
         choice = _when(held["noise"])
@@ -231,7 +239,7 @@ class Auto:
             kept["lambda_max"] = 2 * held["lambda_max"]
         what = f"Chose {choice}: {solution.matvecs} products" + (f", alpha={alpha:.3g}." if alpha else ".")
         detail = f"{what} {solution.detail}".strip()
-        return replace(solution, status=status or solution.status, state=kept, detail=detail)
+        return replace(solution, status=status or solution.status, state=kept, detail=detail, choice=choice)
 
 
 def _wild(seen: Seen, low: float, before: float) -> bool:

@@ -72,7 +72,8 @@ class Solution:
             else None.
         state: what the next solve of the same run should be given (a chosen alpha, a sketch); tensors and plain
             numbers only, so that it can be saved.
-        detail: one more sentence for the message of a failed status (a bound, a curvature), or empty.
+        choice: the method that was used, for a solver that chooses, else empty.
+        detail: one more sentence (what was chosen; for a failed status a bound, a curvature), or empty.
     """
 
     x: Tensor
@@ -81,6 +82,7 @@ class Solution:
     residual: Tensor | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     detail: str = ""
+    choice: str = ""
 
 
 @runtime_checkable

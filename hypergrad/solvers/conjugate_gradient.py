@@ -11,7 +11,7 @@ from torch import Tensor
 from hypergrad.solvers.base import LinearOperator, Solution, Status
 from hypergrad.solvers.numerics import check_system, divide, norm, start, to_host
 from hypergrad.solvers.options import check_integer, check_real
-from hypergrad.solvers.preconditioners import Preconditioner, PreconditionerRecipe, check_preconditioner, prepare
+from hypergrad.solvers.preconditioners import Option, prepare, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class ConjugateGradient:
         tol: relative residual to stop at, in ``[0, 1)``; 0 for a fixed budget.
         check_every: steps between two readings by the host. More saves waiting on an accelerator and costs up to that
             many products too many.
-        preconditioner: see :mod:`hypergrad.solvers.preconditioners`; what it keeps travels in ``state``, and its
+        preconditioner: a name, a mapping with a name and options, or an object; see
+            :mod:`hypergrad.solvers.preconditioners`. What it keeps travels in ``state``, and its
             products count, beside ``max_steps``.
 
     Raises:
@@ -60,13 +61,13 @@ class ConjugateGradient:
     max_steps: int = 20
     tol: float = 1e-5
     check_every: int = 1
-    preconditioner: Preconditioner | PreconditionerRecipe | None = None
+    preconditioner: Option = None
 
     def __post_init__(self) -> None:
         check_integer("max_steps", self.max_steps, minimum=1)
         check_real("tol", self.tol, low=0.0, below=1.0)
         check_integer("check_every", self.check_every, minimum=1)
-        check_preconditioner(self.preconditioner)
+        object.__setattr__(self, "preconditioner", resolve(self.preconditioner))
 
     def solve(
         self,

@@ -25,10 +25,9 @@ from hypergrad.solvers.numerics import (
 from hypergrad.solvers.options import check_integer, check_real
 from hypergrad.solvers.preconditioners import (
     Apply,
-    Preconditioner,
-    PreconditionerRecipe,
-    check_preconditioner,
+    Option,
     prepare,
+    resolve,
 )
 
 _MAX_RESTARTS = 4  # of alpha="auto"; each lowers alpha at least by half
@@ -64,7 +63,8 @@ class Neumann:
         power_iterations: products for the first estimate with ``alpha="auto"``; later solves spend one.
         safety: ``alpha * lambda_max`` for ``alpha="auto"``, below 2. At 1 the answer is between 0 and ``A^-1 b`` in
             every eigendirection, and an estimate that is up to half too low still converges.
-        preconditioner: see :mod:`hypergrad.solvers.preconditioners`; what it keeps travels in ``state``, and its
+        preconditioner: a name, a mapping with a name and options, or an object; see
+            :mod:`hypergrad.solvers.preconditioners`. What it keeps travels in ``state``, and its
             products count, beside ``num_hvps``.
 
     Raises:
@@ -86,7 +86,7 @@ class Neumann:
     alpha: float | Literal["auto"] = 1e-3
     power_iterations: int = 3
     safety: float = 1.0
-    preconditioner: Preconditioner | PreconditionerRecipe | None = None
+    preconditioner: Option = None
 
     def __post_init__(self) -> None:
         check_integer("num_hvps", self.num_hvps, minimum=0)
@@ -97,7 +97,7 @@ class Neumann:
             check_real("alpha", self.alpha, above=0.0, below=math.inf)
         check_integer("power_iterations", self.power_iterations, minimum=1)
         check_real("safety", self.safety, above=0.0, below=2.0)
-        check_preconditioner(self.preconditioner)
+        object.__setattr__(self, "preconditioner", resolve(self.preconditioner))
 
     def solve(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
+from hypergrad.registry import Registry
 from hypergrad.solvers.base import LinearOperator
 from hypergrad.solvers.nystrom import draw_sketch
 from hypergrad.solvers.options import check_integer, check_real
@@ -51,25 +52,55 @@ class Prepared:
     matvecs: int = 0
 
 
-def check_preconditioner(value: Any) -> None:
-    """Refuse anything but None, an object with ``apply``, or one with ``build``.
+_registry: Registry[Preconditioner | PreconditionerRecipe] = Registry(
+    "preconditioner",
+    {
+        "adam": "hypergrad.solvers.second_moments:SecondMoments",
+        "diagonal": "hypergrad.solvers.preconditioners:Diagonal",
+        "hutchinson": "hypergrad.solvers.preconditioners:HutchinsonDiagonal",
+        "nystrom": "hypergrad.solvers.preconditioners:NystromSketch",
+    },
+)
+
+names = _registry.names
+
+#: What a solver's option ``preconditioner`` may be.
+Option = str | Mapping[str, Any] | Preconditioner | PreconditionerRecipe | None
+
+
+def resolve(
+    value: Option,
+) -> Preconditioner | PreconditionerRecipe | None:
+    """A preconditioner as a solver's option states it.
+
+    Args:
+        value: None; a name (:func:`names`); a mapping with a name and options, ``{"name": "nystrom", "rank": 20}``; or
+            an object with ``apply`` or ``build``, which is returned as it is.
 
     Raises:
-        InvalidInputError: says what it is.
+        UnknownNameError: no such name.
+        InvalidInputError: an option that is unknown, missing or refused; or something else.
     """
-    if value is not None and (isinstance(value, type) or not isinstance(value, Preconditioner | PreconditionerRecipe)):
+    if isinstance(value, str):
+        return _registry.make(value, {})
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return _registry.make(value["name"], {k: v for k, v in value.items() if k != "name"})
+    if value is None:
+        return None
+    if isinstance(value, type) or not isinstance(value, Preconditioner | PreconditionerRecipe):
         raise InvalidInputError(
-            "preconditioner must be None or an object with apply(v), such as those of "
-            f"hypergrad.solvers.preconditioners (Diagonal, HutchinsonDiagonal, NystromSketch); got {value!r}."
+            f"preconditioner must be None, a name ({', '.join(names())}), a mapping with a name and options, or an "
+            "object with apply(v), such as those of hypergrad.solvers.preconditioners (Diagonal, HutchinsonDiagonal, "
+            f"NystromSketch); got {value!r}."
         )
+    return value
 
 
-def prepare(
-    preconditioner: Preconditioner | PreconditionerRecipe | None, A: LinearOperator, state: Mapping[str, Any] | None
-) -> Prepared:
+def prepare(preconditioner: Option, A: LinearOperator, state: Mapping[str, Any] | None) -> Prepared:
     """For a solver: what it applies, the state with its keys marked as the preconditioner's, the products spent."""
     if preconditioner is None:
         return Prepared(lambda v: v)
+    assert not isinstance(preconditioner, str | Mapping)  # the solver looked it up
     if isinstance(preconditioner, PreconditionerRecipe):
         own = {k.removeprefix(_PREFIX): v for k, v in (state or {}).items() if k.startswith(_PREFIX)}
         made = preconditioner.build(A, own)
