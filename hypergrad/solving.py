@@ -161,6 +161,7 @@ class Run:
                 self._between = False
                 self.inner.zero_grad()
                 stepper.loss(batch).backward()
+                stepper.reduce_gradients(batch)
                 self.inner.step()
                 if self.scheduler is not None:
                     self.scheduler.step()

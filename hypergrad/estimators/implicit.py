@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,12 +10,14 @@ from torch import Tensor
 from hypergrad import solvers
 from hypergrad.curvature import Kind, Memory, Precision, check_options, linearize
 from hypergrad.curvature.base import LossParts, micro_batch_size, samples_of
+from hypergrad.curvature.over_ranks import JointScores, OverRanks, mean_derivatives, shard_loss
 from hypergrad.curvature.passes import Pieces, cut, first_derivatives
 from hypergrad.errors import InvalidInputError, NonFiniteError, SolverError, SolverWarning
 from hypergrad.estimators.base import Loss
 from hypergrad.keys import preserved_rng
 from hypergrad.linearization import check_scalar
 from hypergrad.messages import warn
+from hypergrad.reductions import MeanOverRanks
 from hypergrad.result import Hypergradient
 from hypergrad.solvers.base import Solution, Solver
 from hypergrad.tree import Layout
@@ -50,6 +52,8 @@ class Implicit:
     Raises:
         InvalidInputError: an option has an impossible value.
     """
+
+    over_ranks: ClassVar[bool] = True
 
     solver: str | Solver = "neumann"
     damping: float = 0.0
@@ -88,21 +92,26 @@ class Implicit:
         inner, outer = as_batch(inner_batch, "inner_batch"), as_batch(outer_batch, "outer_batch")
         if x0 is not None and x0.shape != (layout.size,):
             raise InvalidInputError(f"x0 must be flat with shape ({layout.size},); got {tuple(x0.shape)}.")
+        ranks, outer_ranks = MeanOverRanks.of(inner), MeanOverRanks.of(outer)
         with preserved_rng(layout.device):
             A = linearize(
-                inner_loss,
+                shard_loss(inner_loss, ranks),
                 params,
                 hparams,
                 inner,
-                damping=self.damping,
+                damping=self.damping if ranks.single else 0.0,
                 curvature=self.curvature,
                 share=self.curvature_share,
                 memory=self.memory,
                 micro_batch=self.micro_batch,
                 precision=self.precision,
             )
+            if not ranks.single:
+                scores = JointScores(inner_loss, hparams, inner, ranks)
+                A = OverRanks(A, ranks, scores, params, hparams, damping=self.damping)
             size = micro_batch_size(outer, self.memory, self.micro_batch) if outer else None
-            outer_value, b, direct = outer_gradient(outer_loss, params, hparams, outer, size)
+            own = outer_gradient(outer_loss, params, hparams, outer, size)
+            outer_value, b, direct = mean_derivatives(outer_ranks, *own, hparams)
             stationarity = A.gradient.norm()
             check_finite({"inner_loss": (A.value, inner), "outer_loss": (outer_value, outer)}, stationarity, b)
             solution = solver.solve(A, b, x0=x0, state=state)
