@@ -188,10 +188,15 @@ class Drawing:
         finally:
             torch.default_generator.set_state(before)
 
+    @property
+    def shared(self) -> bool:
+        """Whether all ranks draw from the same data, of which each takes its part."""
+        return isinstance(self.data, KeyedBatches) and not self.data.sharded
+
     def _of_rank(self) -> Callable[[int], Sequence[Any]] | None:
         """``batch`` of keyed data, and of this rank's part where there are several; None for other data."""
         # At each draw, because torch.distributed may start, and stop, after this object is made.
-        if world_size() == 1 or not isinstance(self.data, KeyedBatches) or self.data.sharded:
+        if world_size() == 1 or not isinstance(self.data, KeyedBatches) or not self.shared:
             return self._keyed
         place = (rank(), world_size())
         if self._part is None or self._part.part != place:

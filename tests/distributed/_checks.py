@@ -1,8 +1,12 @@
 """What every rank runs: each check returns numbers by name; those compared with one process are relative errors."""
 
+import contextlib
 import functools
 import os
 import signal
+import sys
+import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +16,7 @@ import hypergrad
 from hypergrad import curvature, estimators, interruption, shards, solvers, stepper
 from hypergrad.checkpoint import digest
 from hypergrad.curvature.over_ranks import OverRanks
-from hypergrad.distributed import alone, differing, gather, rank, world_size
+from hypergrad.distributed import alone, barrier, differing, gather, rank, world_size
 from hypergrad.estimators import implicit
 from hypergrad.estimators.implicit import Implicit
 from hypergrad.estimators.inner_optimizers import SGD, Adam
@@ -316,6 +320,65 @@ def stop():
     return {"stopped": float(rows == wanted and agreed)}
 
 
+def resume():
+    """solve with checkpoints: one rank is signalled, all stop, and the resumed run has the same bits."""
+    folder, results = Path(sys.argv[3]), {}
+    options = {"norm": True, "dropout": 0.3, "keyed": True}
+    wanted = solve_with(problem("weight_decay", **options), warm_start=True)
+    product, calls = OverRanks.product, 0
+
+    def killing(self, v):
+        nonlocal calls
+        calls += 1
+        if calls == 15 and rank() == world_size() - 1:  # amid the second outer step, after the preflight's two
+            os.kill(os.getpid(), signal.SIGTERM)
+        return product(self, v)
+
+    def kill(record):
+        if record.outer_step == 2 and rank() == world_size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for where in ("in a product", "in a step"):
+        path, calls = folder / where, 0
+        callbacks = [kill] if where == "in a step" else []
+        OverRanks.product = killing if where == "in a product" else product
+        broken = solve_with(problem("weight_decay", **options), warm_start=True, checkpoint=path, callbacks=callbacks)
+        OverRanks.product = product
+        stopped = len(broken.history) == (2 if callbacks else 1) and broken.status == "interrupted"
+        results[f"{where}, stopped"] = float(stopped and broken.signal == signal.SIGTERM)
+        results[f"{where}, one writes"] = float((broken.checkpoint is None) == (rank() > 0))
+        found = solve_with(problem("weight_decay", **options), warm_start=True, checkpoint=path)
+        pairs = [(found.params, wanted.params), (found.hparams, wanted.hparams)]
+        same = all(torch.equal(a[k], b[k]) for a, b in pairs for k in b)
+        losses = [r.outer_loss for r in found.history] == [r.outer_loss for r in wanted.history]
+        results[f"{where}, same bits"] = float(same and losses and found.status == "finished")
+    made, model = {}, {"keyed": True}
+    for ranks in ("several", "one"):
+        path = folder / "other ranks"
+        callbacks = [kill] if ranks == "several" else []
+        with contextlib.nullcontext() if ranks == "several" or rank() else alone():
+            if ranks == "one" and rank():
+                break
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                made[ranks] = solve_with(problem("madao", **model), checkpoint=path, callbacks=callbacks)
+    barrier()
+    if rank() == 0:
+        with alone():
+            told = any("saved with" in str(w.message) for w in warned)
+            close = moved(made["one"], solve_with(problem("madao", **model))) < 1e-10
+        results["other number of ranks"] = float(told and close and len(made["one"].history) == 3)
+    other = problem("weight_decay", keyed=True)
+    if rank() == 1:
+        other._train.data.tensors[0][3, 0, 0, 0] += 1e-6
+    try:
+        solve_with(other)
+        results["other data"] = 0.0
+    except hypergrad.RankError as raised:
+        results["other data"] = float("settings or data of rank 1 differ" in str(raised))
+    return results
+
+
 def mismatch():
     """Ranks that are not at the same point are told so, all of them, with the remedy."""
     results = {}
@@ -346,6 +409,21 @@ def mismatch():
         except hypergrad.RankError as raised:
             results[name] = float("Every rank needs its own part" in str(raised))
     return results
+
+
+def nonfinite():
+    """A bad sample in one shard is an error on all ranks, which says where to look."""
+    train, val = images()
+    few, many = counts()
+    own = cut(train, few, rank()), cut(val, many, rank())
+    if rank() == 1:
+        own[0][0][1, 0, 2, 2] = float("nan")
+    wanted = "argument 0 has 1 NaN" if rank() == 1 else "the batch of rank 1 has entries that are not finite"
+    try:
+        problem("weight_decay").stepper(torch.optim.SGD).hypergradient(*own)
+    except hypergrad.NonFiniteError as raised:
+        return {"found": float(wanted in str(raised))}
+    return {"found": 0.0}
 
 
 class Local:
@@ -401,6 +479,7 @@ def ddp():
             (nn.functional.cross_entropy(net(batch[0]), batch[1]) + decay).backward()
             optimizer.step()
             steps.step(batch, val)
+        assert min(distance(made.hparams[k], v) for k, v in problem("weight_decay").hparams.items()) > 1e-4
         return made
 
     with alone():
@@ -424,7 +503,9 @@ CHECKS = {
         left_out,
         sub_batch,
         stop,
+        resume,
         mismatch,
+        nonfinite,
         refused,
         ddp,
     )

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 #: Checks whose numbers are relative errors against one process.
 EQUAL = ("solver", "estimator", "families", "batch_norm", "solve", "sub_batch", "ddp")
 #: Checks whose numbers are 1 where what was wanted has happened.
-HAPPENED = ("stop", "mismatch", "refused")
+HAPPENED = ("stop", "resume", "mismatch", "nonfinite", "refused")
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
