@@ -1,11 +1,13 @@
 """Batches in keyed random order: batch t is a function of (seed, t), so a resumed run sees what it would have seen."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hypergrad.distributed import rank, world_size
 from hypergrad.errors import InvalidInputError
 from hypergrad.keys import derive, generator
 
@@ -45,6 +47,7 @@ class KeyedBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.with_index = index
+        self.part = (0, 1)  # of each batch: which of how many
         self._order: tuple[int, Tensor] | None = None  # the last pass and its permutation, a cache
 
     def __len__(self) -> int:
@@ -55,6 +58,37 @@ class KeyedBatches:
         """The first pass."""
         return (self.batch(t) for t in range(len(self)))
 
+    def shard(self, rank: int, world_size: int) -> "KeyedBatches":
+        """The same batches, of which ``rank`` gets its part: ``batch(t)`` cut into ``world_size`` runs of rows.
+
+        The first ranks get one row more where the size is no multiple: 32 rows on three ranks are 11, 11 and 10.
+        :class:`~hypergrad.BilevelProblem` does this by itself under ``torch.distributed``.
+
+        Raises:
+            InvalidInputError: an impossible rank, fewer rows than ranks, or batches that are a part already.
+
+        Example:
+            >>> import torch, hypergrad
+            >>> data = hypergrad.KeyedBatches(torch.arange(8.0), batch_size=5, index=False)
+            >>> whole, parts = data.batch(3), [data.shard(r, 2).batch(3) for r in range(2)]
+            >>> torch.equal(torch.cat([part[0] for part in parts]), whole[0]), [len(part[0]) for part in parts]
+            (True, [3, 2])
+        """
+        if not 0 <= rank < world_size <= self.batch_size or self.sharded:
+            held = f"part {self.part[0]} of {self.part[1]}" if self.sharded else f"{self.batch_size} rows"
+            raise InvalidInputError(
+                f"Batches of {held} cannot be cut into part {rank} of {world_size}: every rank needs a row, and "
+                "batches are cut once."
+            )
+        part = copy.copy(self)
+        part.part = (rank, world_size)
+        return part
+
+    @property
+    def sharded(self) -> bool:
+        """Whether these are one rank's part."""
+        return self.part != (0, 1)
+
     def batch(self, t: int) -> tuple[Tensor, ...]:
         """Batch ``t``, for any ``t >= 0``."""
         if t < 0:
@@ -64,6 +98,7 @@ class KeyedBatches:
             order = torch.randperm(len(self.tensors[0]), generator=generator(derive(self.seed, "order", epoch)))
             self._order = (epoch, order.to(self.tensors[0].device))
         rows = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+        rows = rows.tensor_split(self.part[1])[self.part[0]]
         chosen = tuple(tensor[rows] for tensor in self.tensors)
         return (*chosen, rows) if self.with_index else chosen
 
@@ -74,6 +109,8 @@ class Drawing:
     A re-iterable is drawn from in order, t = 0, 1, 2, ..., and ``draw(0)`` begins it anew. What its order depends on,
     as far as torch knows it, is kept from the beginning of each pass (torch's global generator, and those of a
     DataLoader and its samplers), so that :meth:`load_state_dict` finds the place by drawing this pass again.
+
+    Of keyed batches each rank of ``torch.distributed`` gets its part; anything else must give each rank its own.
 
     Attributes:
         data: what is drawn from.
@@ -98,6 +135,7 @@ class Drawing:
         self._taken = 0  # batches of this pass
         self._start: list[Tensor] = []  # the generators at its beginning
         self._iterator: Iterator[Any] = iter(())
+        self._part: KeyedBatches | None = None
 
     def __call__(self, t: int) -> Sequence[Any] | None:
         """Batch t.
@@ -105,8 +143,9 @@ class Drawing:
         Raises:
             InvalidInputError: the data has no batch.
         """
-        if self._keyed is not None:
-            self.last = self._keyed(t)
+        keyed = self._of_rank()
+        if keyed is not None:
+            self.last = keyed(t)
         elif self.data is not None:
             self.last = self._next(anew=t == 0)
         self._t = t
@@ -126,8 +165,9 @@ class Drawing:
         self._t, self._taken, self._start = state["t"], state["taken"], list(state["start"])
         if self._t < 0 or self.data is None:
             return
-        if self._keyed is not None:
-            self.last = self._keyed(self._t)
+        keyed = self._of_rank()
+        if keyed is not None:
+            self.last = keyed(self._t)
             return
         generators = _generators(self.data)
         before = torch.default_generator.get_state()
@@ -147,6 +187,21 @@ class Drawing:
                 generator_.set_state(held)
         finally:
             torch.default_generator.set_state(before)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all ranks draw from the same data, of which each takes its part."""
+        return isinstance(self.data, KeyedBatches) and not self.data.sharded
+
+    def _of_rank(self) -> Callable[[int], Sequence[Any]] | None:
+        """``batch`` of keyed data, and of this rank's part where there are several; None for other data."""
+        # At each draw, because torch.distributed may start, and stop, after this object is made.
+        if world_size() == 1 or not isinstance(self.data, KeyedBatches) or not self.shared:
+            return self._keyed
+        place = (rank(), world_size())
+        if self._part is None or self._part.part != place:
+            self._part = self.data.shard(*place)
+        return self._part.batch
 
     def _next(self, *, anew: bool) -> Sequence[Any]:
         # Begun at t = 0, and anew at each t = 0, so that a trial draw leaves the order as it was.

@@ -21,6 +21,10 @@ class UnsupportedModelError(HypergradError, TypeError):
     """A model cannot be differentiated twice correctly (sharded, synchronised, wrapped)."""
 
 
+class RankError(HypergradError, RuntimeError):
+    """The ranks of ``torch.distributed`` differ where they must be equal."""
+
+
 class SolverError(HypergradError, ArithmeticError):
     """The inverse-Hessian solve failed and ``on_failure="raise"`` was asked for."""
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hypergrad.distributed import world_size
+
 #: What a scheduler sends before it takes the machine away, and Ctrl-C.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,10 +35,12 @@ class Stop:
 
     Attributes:
         signal: the number of the first one; None before.
+        agreed: whether the ranks of ``torch.distributed`` know that one of them has had a signal.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.agreed = False
         self._since = 0.0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -74,13 +78,38 @@ def graceful() -> Iterator[Stop]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def asked() -> int | None:
-    """The signal that has come, or None; never raises."""
+def received() -> int | None:
+    """The signal that this process has had, or None."""
     return _current[-1].signal if _current else None
+
+
+def agreed() -> None:
+    """Called on every rank after the same reduction, when it has shown that a rank had a signal.
+
+    Raises:
+        Stopped: this rank has no :func:`graceful` around, so that nothing would ask it later.
+    """
+    if not _current:
+        raise Stopped(signal.SIGTERM)
+    _current[-1].agreed = True
+
+
+def asked() -> int | None:
+    """The signal that has come, or None; never raises.
+
+    With several ranks only one that all ranks know of, because a rank that stops by itself leaves the others waiting.
+    A rank that had none itself reports SIGTERM.
+    """
+    number = received()
+    if world_size() == 1:
+        return number
+    return (number or signal.SIGTERM) if _current and _current[-1].agreed else None
 
 
 def poll() -> None:
     """Called where work can be broken off without loss: between inner steps, and between products of a solve.
+
+    With several ranks a signal travels with the next reduction, and all of them raise at the same call.
 
     Raises:
         Stopped: a signal has come within :func:`graceful`.

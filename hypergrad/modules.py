@@ -17,10 +17,10 @@ _REFUSED = {
     "DataParallel": "its replicas are rebuilt in every forward pass and cannot be differentiated twice",
 }
 _REMEDY = {
-    "FullyShardedDataParallel": "Use the bare module on one device.",
-    "FSDPModule": "Use the bare module on one device.",
-    "SyncBatchNorm": "Use BatchNorm (per-device statistics) or GroupNorm.",
-    "DistributedDataParallel": "Pass its .module, in a single process.",
+    "FullyShardedDataParallel": "Use the bare module on every rank: hypergrad reduces over the ranks itself.",
+    "FSDPModule": "Use the bare module on every rank: hypergrad reduces over the ranks itself.",
+    "SyncBatchNorm": "Use BatchNorm (each rank normalises by its own shard's statistics) or GroupNorm.",
+    "DistributedDataParallel": "Pass its .module: hypergrad reduces over the ranks itself.",
     "DataParallel": "Pass its .module.",
 }
 

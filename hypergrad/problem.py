@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hypergrad.batches import Drawing
 from hypergrad.diagnostics.diagnosis import Diagnosis
 from hypergrad.diagnostics.examining import SOLVERS, diagnose
+from hypergrad.distributed import alone
 from hypergrad.errors import InvalidInputError
 from hypergrad.estimators.base import Estimator, Loss
 from hypergrad.estimators.implicit import OnFailure
@@ -163,17 +164,18 @@ class BilevelProblem:
         Returns:
             A :class:`~hypergrad.diagnostics.Diagnosis`: print it, or ask for its findings.
         """
-        return diagnose(
-            self.objective,
-            _led_by(batch, self._train),
-            _led_by(val, self._val),
-            solvers=solvers,
-            alpha=alpha,
-            damping=damping,
-            batches=batches,
-            max_hvps=max_hvps,
-            seed=seed,
-        )
+        with alone():  # every rank that asks, on the whole batches
+            return diagnose(
+                self.objective,
+                _led_by(batch, self._train),
+                _led_by(val, self._val),
+                solvers=solvers,
+                alpha=alpha,
+                damping=damping,
+                batches=batches,
+                max_hvps=max_hvps,
+                seed=seed,
+            )
 
     def stepper(
         self,

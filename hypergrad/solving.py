@@ -1,8 +1,10 @@
 """The loop of ``BilevelProblem.solve``: inner steps, outer steps, checkpoints and signals between them."""
 
+import hashlib
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +17,8 @@ from hypergrad.checkpoint.folder import Checkpoint, Checkpoints
 from hypergrad.checkpoint.identity import code_identity, described, digest
 from hypergrad.checkpoint.parts import Stateful, restore, training_state
 from hypergrad.checkpoint.saving import Saving
-from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError
+from hypergrad.distributed import agree, barrier, gather, is_writer, world_size
+from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError, RankError
 from hypergrad.files import Pathlike, held
 from hypergrad.interruption import graceful, poll
 from hypergrad.messages import warn
@@ -47,7 +50,7 @@ class BilevelResult:
         preflight: the discarded outer step before the first: its seconds and memory.
         signal: the number of the signal that interrupted; None when finished.
         checkpoint: the folder from which this very result can be resumed; None without checkpoints, or where it could
-            not be written.
+            not be written, and on other ranks than the first.
     """
 
     params: TensorDict
@@ -104,8 +107,11 @@ class Run:
         """
         if resume not in get_args(Resume):
             raise InvalidInputError(f"resume must be one of {get_args(Resume)}; got {resume!r}.")
+        self._agree()
         if checkpoint is None:
-            return self._result(None, None)
+            # Ranks that a Ctrl-C breaks off anywhere would wait for each other: they stop together.
+            with nullcontext() if world_size() == 1 else graceful():
+                return self._result(None, None)
         store = Checkpoints(checkpoint, kind="solve", version=STATE_VERSION, identity=self._identity())
         saving = Saving(store, every)
         with _alone(store.path), graceful():
@@ -114,9 +120,18 @@ class Run:
                     f"{store.path} has checkpoints, and resume='never'. Name a new folder, or resume='auto'."
                 )
             found = store.load(force=resume == "force")
+            # All ranks have read before the first one writes.
+            steps = [row[0] for row in gather([-1 if found is None else found.step])]
+            if len(set(steps)) > 1:
+                raise RankError(
+                    f"The ranks find checkpoints of different steps in {store.path} ({steps}; -1 for none). Give a "
+                    "folder that all machines share."
+                )
             if found is not None:
                 self._load(found, force=resume == "force")
-            return self._result(saving, found)
+            result = self._result(saving, found)
+            barrier()  # nobody leaves before the last checkpoint is written
+            return result
 
     def _result(self, saving: Saving | None, found: Checkpoint | None) -> BilevelResult:
         stepper = self.stepper
@@ -129,7 +144,8 @@ class Run:
         status: Literal["finished", "interrupted"] = "finished"
         number, before = None, (stepper.inner_step, stepper.pending)
         try:
-            with Progress(self.total, "solve", enabled=self.progress, begun=stepper.inner_step) as shown:
+            talks = self.progress and is_writer()
+            with Progress(self.total, "solve", enabled=talks, begun=stepper.inner_step) as shown:
                 self._loop(saving, shown)
         except KeyboardInterrupt as error:
             status, number = "interrupted", int(getattr(error, "signal", signal.SIGINT))
@@ -161,6 +177,7 @@ class Run:
                 self._between = False
                 self.inner.zero_grad()
                 stepper.loss(batch).backward()
+                stepper.reduce_gradients(batch)
                 self.inner.step()
                 if self.scheduler is not None:
                     self.scheduler.step()
@@ -199,6 +216,7 @@ class Run:
             "history": [record.row() for record in self.history],
             "preflight": None if self.preflight is None else self.preflight.row(),
             "outer_steps": self.outer_steps,
+            "ranks": world_size(),
         }
 
     def _load(self, found: Checkpoint, *, force: bool) -> None:
@@ -210,6 +228,13 @@ class Run:
                 f"{found.path} belongs to a run of outer_steps={state['outer_steps']}; it may become longer, but "
                 f"outer_steps is {self.outer_steps}. Give at least what it had."
             )
+        if state["ranks"] != world_size():
+            warn(
+                f"{found.path} was saved with {state['ranks']} ranks, and there are {world_size()} now. The run goes "
+                "on with the same batches, cut differently: equal to rounding, except for dropout's noise and for "
+                "what BatchNorm sees of a batch.",
+                InexactWarning,
+            )
         restore(state, **self._parts())
         self.history = [_record(row) for row in state["history"]]
         self.preflight = _record(state["preflight"])
@@ -217,13 +242,29 @@ class Run:
             return
         for name, draw in (("train", self.train), ("val", self.val)):
             draw.load_state_dict(state["data"][name])
-            if _digest(draw.last) != state["data"][name]["last"]:
+            # Of the first rank, which has saved it; with another number of ranks its shard is another one.
+            same = is_writer() and state["ranks"] == world_size()
+            if same and _digest(draw.last) != state["data"][name]["last"]:
                 warn(
                     f"{name}_data does not repeat its order: drawn again, the last batch before the checkpoint is "
                     "another one. The run goes on with other batches than it would have had. KeyedBatches, lists and "
                     "DataLoaders repeat theirs.",
                     InexactWarning,
                 )
+
+    def _agree(self) -> None:
+        """Refuse ranks that were given different settings, or different data of which each would take its part."""
+        if world_size() == 1:
+            return
+        own = {f"{k}_data": None for k, d in (("train", self.train), ("val", self.val)) if not d.shared}
+        identity = {**self._identity(), **own}
+        text = json.dumps(identity, sort_keys=True, default=str)
+        remedy = (
+            "Give every rank the same: what is drawn at random beforehand, as a split of the data is, needs the same "
+            "seed on all of them."
+        )
+        what = "settings or data"
+        agree({what: hashlib.sha256(text.encode()).hexdigest()}, {what: remedy})
 
     def _identity(self) -> dict[str, Any]:
         stepper = self.stepper
@@ -275,7 +316,10 @@ def _alone(folder: Path) -> Iterator[None]:
         raise InvalidInputError(
             f"Cannot make the folder {folder} for checkpoints ({error.strerror}). Choose another one."
         ) from error
-    with held(folder):
+    if is_writer():
+        with held(folder):
+            yield
+    else:
         yield
 
 

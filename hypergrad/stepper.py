@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hypergrad import estimators
-from hypergrad.errors import InexactWarning, InvalidInputError, SolverWarning, UnsupportedModelError
+from hypergrad.checkpoint import digest
+from hypergrad.distributed import differing, world_size
+from hypergrad.errors import InexactWarning, InvalidInputError, SolverWarning
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.keys import derive, preserved_rng
@@ -18,7 +20,9 @@ from hypergrad.memory import peak_memory
 from hypergrad.messages import warn
 from hypergrad.objective import Objective
 from hypergrad.optimizers import OptimizerLike, resolve
+from hypergrad.reductions import MeanOverRanks, mean_gradients
 from hypergrad.result import Hypergradient, StepRecord
+from hypergrad.shards import check_equal, check_joint, placed, rank_key, statistics
 from hypergrad.solvers.base import Solver
 from hypergrad.solvers.second_moments import STATE_KEY, SecondMoments, second_moments
 from hypergrad.tree import Layout, check_like
@@ -72,7 +76,8 @@ class HyperStepper:
 
     Raises:
         InvalidInputError: an argument cannot be used; the message says why.
-        UnsupportedModelError: several ranks of ``torch.distributed`` are running.
+        UnsupportedModelError: several ranks of ``torch.distributed`` are running, and the estimator or the family
+            cannot be used with them.
     """
 
     def __init__(
@@ -91,12 +96,12 @@ class HyperStepper:
         inner_optimizer: torch.optim.Optimizer | None = None,
         seed: int = 0,
     ) -> None:
-        _refuse_ranks()
         for name, value, least in (("every", every, 1), ("warmup", warmup, 0)):
             if not isinstance(value, int) or value < least:
                 raise InvalidInputError(f"{name} counts inner steps: an integer of at least {least}; got {value!r}.")
         self.objective = objective
         self.estimator = _estimator(estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure)
+        check_joint(objective, self.estimator)
         self.outer_optimizer = resolve(outer_optimizer, objective.hparams, "outer_optimizer")
         self.every = every
         self.warmup = warmup
@@ -118,6 +123,7 @@ class HyperStepper:
                 "The solver's preconditioner 'adam' needs the second moments of the inner optimizer: give that as "
                 "inner_optimizer=, or use preconditioner='hutchinson' or 'nystrom'."
             )
+        self._shared: tuple[Batch, MeanOverRanks] | None = None  # the last batch and its shares
 
     def loss(self, batch: Batch = None) -> Tensor:
         """The training loss at the current parameters and hyperparameters, 0-d, with a graph to the parameters only.
@@ -138,8 +144,21 @@ class HyperStepper:
                 InexactWarning,
             )
         key = derive(self.seed, "inner", self.inner_step)
-        with preserved_rng(self._layout.device, key):
+        batch = placed(self.objective, batch, self._shares(batch))
+        with preserved_rng(self._layout.device, rank_key(key)):
             return self.objective.training_loss(batch, key)
+
+    def reduce_gradients(self, batch: Batch = None) -> None:
+        """Between ``backward()`` and the optimizer's step: average the parameters' ``.grad`` over the ranks.
+
+        Each rank counts by the samples of its ``batch``, the one whose loss was differentiated. The running statistics
+        of BatchNorm are averaged, too. In place, and nothing at all where there is one rank; leave it out where
+        DistributedDataParallel has reduced the gradients already.
+
+        Raises:
+            RankError: some ranks have samples and others not.
+        """
+        mean_gradients(self.objective.params, statistics(self.objective), self._shares(batch))
 
     def due(self) -> bool:
         """Whether the next :meth:`step` will take an outer step."""
@@ -169,6 +188,7 @@ class HyperStepper:
         self.pending = False
         if not self.due():
             self.inner_step += 1
+            self._shared = None
             return None
         start = time.perf_counter()
         try:
@@ -176,6 +196,8 @@ class HyperStepper:
         except KeyboardInterrupt:
             self.pending = True
             raise
+        finally:
+            self._shared = None
         self.inner_step += 1
         self.outer_step += 1
         record = self._record(result, start)
@@ -270,7 +292,11 @@ class HyperStepper:
         state = dict(self._solver_state)
         if self._moments_of is not None:
             state[STATE_KEY] = second_moments(self._moments_of, self.objective.params)
-        with preserved_rng(self._layout.device, key):
+        ranks = self._shares(batch)
+        check_equal(self.objective, (self.inner_step, self.outer_step, self.seed))
+        self._average_statistics(ranks)
+        batch = placed(self.objective, batch, ranks)
+        with preserved_rng(self._layout.device, rank_key(key)):
             return self.estimator.estimate(
                 inner,
                 outer,
@@ -281,6 +307,21 @@ class HyperStepper:
                 x0=self._x if self.warm_start else None,
                 state=state,
             )
+
+    def _shares(self, batch: Batch) -> MeanOverRanks:
+        """Of a batch, counted once a step."""
+        if world_size() == 1:
+            return MeanOverRanks()
+        # By the object, and forgotten at each step: so all ranks count, or none does.
+        if self._shared is None or self._shared[0] is not batch:
+            self._shared = (batch, MeanOverRanks.of(batch))
+        return self._shared[1]
+
+    def _average_statistics(self, ranks: MeanOverRanks) -> None:
+        """Where a loop without reduce_gradients (with DistributedDataParallel) has left them different."""
+        held = statistics(self.objective)
+        if held and world_size() > 1 and differing({"statistics": digest(*held)}):
+            mean_gradients({}, held, ranks)
 
     def _record(self, result: Hypergradient, start: float) -> StepRecord:
         solution = result.solution
@@ -326,16 +367,6 @@ def _wants_moments(estimator: Any) -> bool:
 
 def _drawn(batch: Batch | Callable[[], Batch]) -> Batch:
     return batch() if callable(batch) else batch
-
-
-def _refuse_ranks() -> None:
-    """Ranks that each solve on their own shard agree with nobody, silently; so far that is refused, not reduced."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise UnsupportedModelError(
-            f"torch.distributed runs with {distributed.get_world_size()} ranks, and hypergrad does not reduce over "
-            "ranks yet: each would take another outer step. Run in a single process."
-        )
 
 
 def _estimator(estimator: str | Estimator, **options: Any) -> Estimator:

@@ -9,11 +9,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The first part of a module's name below `hypergrad`, a file or a folder. `result` holds what solvers return.
 LEVELS = {
-    0: "errors registry tree keys distributed batches memory messages progress optional files interruption version",
+    0: "errors registry tree keys distributed reductions batches memory messages progress optional files interruption "
+    "version",
     1: "linearization solvers modules optimizers",
     1.5: "result curvature",
     2: "estimators families",
     3: "augment model_loss objective checkpoint",
+    3.5: "shards",
     4: "stepper",
     4.5: "diagnostics",
     5: "solving problem baselines testing",

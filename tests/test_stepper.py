@@ -161,13 +161,6 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     assert torch.equal(problem.hparams["log_decay"], before)
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(hypergrad.UnsupportedModelError, match="2 ranks.*single process"):
-        make()
-
-
 def test_a_loop_that_never_steps_is_told_that_its_noise_stands_still():
     _, stepper = make(every=1000)
     first = stepper.loss(BATCH)

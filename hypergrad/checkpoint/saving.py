@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hypergrad.checkpoint.folder import Checkpoints
-from hypergrad.errors import CheckpointWarning, InvalidInputError
+from hypergrad.distributed import gather, is_writer, world_size
+from hypergrad.errors import CheckpointWarning, InvalidInputError, RankError
 from hypergrad.messages import warn
 
 #: At most this share of the time is spent on saving.
@@ -15,6 +16,9 @@ SHARE = 0.02
 
 class Saving:
     """Saves a run's state when it is due; a disk that fails stops no training.
+
+    With several ranks the first one writes: the state is the same on all. The others return at once, except from a
+    strict save, whose end all wait for.
 
     Args:
         checkpoints: where to.
@@ -46,6 +50,20 @@ class Saving:
         Warns:
             CheckpointWarning: it could not be written; the next save will be tried as usual.
         """
+        if world_size() == 1:
+            return self._save(state, step, strict)
+        failed, path = True, None
+        try:
+            if is_writer():
+                path = self._save(state, step, strict)
+            failed = False
+        finally:
+            outcome = gather([int(failed)])[0][0] if strict else 0
+        if outcome:
+            raise RankError(f"Rank 0 could not save step {step}; its message has the reason.")
+        return path
+
+    def _save(self, state: Callable[[], Mapping[str, Any]], step: int, strict: bool) -> Path | None:
         start = time.monotonic()
         try:
             return self.checkpoints.save(state(), step=step)

@@ -22,6 +22,7 @@ from hypergrad.diagnostics.resolving import (
     minimise,
     newton_step,
 )
+from hypergrad.distributed import alone
 from hypergrad.errors import GradCheckError, InvalidInputError
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import outer_gradient
@@ -51,6 +52,7 @@ class Checkable(Protocol):
         """The first training and the first validation batch; None where there is no data."""
 
 
+@alone()  # the same on every rank that asks, on the whole batches
 def gradcheck(
     problem: Checkable,
     *,

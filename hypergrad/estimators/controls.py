@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Flipped:
         >>> Flipped(inner=Implicit(solver="first_order")).inner.damping
         0.0
     """
+
+    over_ranks: ClassVar[bool] = True
 
     inner: Implicit = field(default_factory=Implicit)
 
@@ -62,6 +64,8 @@ class Random:
         inner: the estimator whose norm is kept.
         seed: of the directions; the calls of a run draw one after another.
     """
+
+    over_ranks: ClassVar[bool] = True
 
     inner: Implicit = field(default_factory=Implicit)
     seed: int = 0

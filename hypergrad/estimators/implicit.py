@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,12 +10,15 @@ from torch import Tensor
 from hypergrad import solvers
 from hypergrad.curvature import Kind, Memory, Precision, check_options, linearize
 from hypergrad.curvature.base import LossParts, micro_batch_size, samples_of
+from hypergrad.curvature.over_ranks import JointScores, OverRanks, mean_derivatives, shard_loss
 from hypergrad.curvature.passes import Pieces, cut, first_derivatives
+from hypergrad.distributed import gather, rank
 from hypergrad.errors import InvalidInputError, NonFiniteError, SolverError, SolverWarning
 from hypergrad.estimators.base import Loss
 from hypergrad.keys import preserved_rng
 from hypergrad.linearization import check_scalar
 from hypergrad.messages import warn
+from hypergrad.reductions import MeanOverRanks
 from hypergrad.result import Hypergradient
 from hypergrad.solvers.base import Solution, Solver
 from hypergrad.tree import Layout
@@ -50,6 +53,8 @@ class Implicit:
     Raises:
         InvalidInputError: an option has an impossible value.
     """
+
+    over_ranks: ClassVar[bool] = True
 
     solver: str | Solver = "neumann"
     damping: float = 0.0
@@ -88,21 +93,26 @@ class Implicit:
         inner, outer = as_batch(inner_batch, "inner_batch"), as_batch(outer_batch, "outer_batch")
         if x0 is not None and x0.shape != (layout.size,):
             raise InvalidInputError(f"x0 must be flat with shape ({layout.size},); got {tuple(x0.shape)}.")
+        ranks, outer_ranks = MeanOverRanks.of(inner), MeanOverRanks.of(outer)
         with preserved_rng(layout.device):
             A = linearize(
-                inner_loss,
+                shard_loss(inner_loss, ranks),
                 params,
                 hparams,
                 inner,
-                damping=self.damping,
+                damping=self.damping if ranks.single else 0.0,
                 curvature=self.curvature,
                 share=self.curvature_share,
                 memory=self.memory,
                 micro_batch=self.micro_batch,
                 precision=self.precision,
             )
+            if not ranks.single:
+                scores = JointScores(inner_loss, hparams, inner, ranks)
+                A = OverRanks(A, ranks, scores, params, hparams, damping=self.damping)
             size = micro_batch_size(outer, self.memory, self.micro_batch) if outer else None
-            outer_value, b, direct = outer_gradient(outer_loss, params, hparams, outer, size)
+            own = outer_gradient(outer_loss, params, hparams, outer, size)
+            outer_value, b, direct = mean_derivatives(outer_ranks, *own, hparams)
             stationarity = A.gradient.norm()
             check_finite({"inner_loss": (A.value, inner), "outer_loss": (outer_value, outer)}, stationarity, b)
             solution = solver.solve(A, b, x0=x0, state=state)
@@ -255,26 +265,36 @@ def check_finite(losses: Mapping[str, tuple[Tensor, tuple[Any, ...]]], *norms: T
     total = torch.stack([v.detach().double() for v, _ in losses.values()] + [n.detach().norm().double() for n in norms])
     if bool(torch.isfinite(total).all()):
         return
-    for name, (value, batch) in losses.items():
-        bad = {
-            i: int((~torch.isfinite(part)).sum())
-            for i, part in enumerate(batch)
-            if isinstance(part, Tensor) and part.is_floating_point() and not bool(torch.isfinite(part).all())
-        }
-        if bad:
-            found = ", ".join(f"argument {i} has {n} NaN or infinite entries" for i, n in bad.items())
+    bad = {name: _bad_entries(batch) for name, (_, batch) in losses.items()}
+    # What is checked is equal on all ranks, so that all of them are here.
+    having = [r for r, row in enumerate(gather([int(any(bad.values()))])) if row[0] and r != rank()]
+    for name, (value, _) in losses.items():
+        if bad[name]:
+            found = ", ".join(f"argument {i} has {n} NaN or infinite entries" for i, n in bad[name].items())
             raise NonFiniteError(
                 f"{name} is {float(value)}: of its batch, {found}. Remove or repair these samples; no step was taken."
             )
-        if not bool(torch.isfinite(value)):
+        if not bool(torch.isfinite(value)) and not having:
             raise NonFiniteError(
                 f"{name} is {float(value)} on a finite batch. Look for log or sqrt of 0, overflow, or parameters that "
                 "have diverged (lower the inner learning rate); no step was taken."
             )
+    if having:
+        raise NonFiniteError(
+            f"A loss or its gradient is not finite: the batch of rank {', '.join(map(str, having))} has entries that "
+            "are not finite, and the error there says which; no step was taken."
+        )
     raise NonFiniteError(
         "A loss is finite but its gradient is not. Look for sqrt or norm at 0, or a division that only the gradient "
         "makes; no step was taken."
     )
+
+
+def _bad_entries(batch: tuple[Any, ...]) -> dict[int, int]:
+    """By the place in the batch, how many entries are not finite; none where all are."""
+    parts = {i: p for i, p in enumerate(batch) if isinstance(p, Tensor) and p.is_floating_point()}
+    counts = {i: int((~torch.isfinite(p)).sum()) for i, p in parts.items()}
+    return {i: n for i, n in counts.items() if n}
 
 
 def check_reached(

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from hypergrad.curvature.base import LossParts, Replay
+from hypergrad.curvature.over_ranks import JointScores, mean_derivatives, shard_loss
 from hypergrad.curvature.passes import FirstDerivatives, Pieces, first_derivatives
 from hypergrad.errors import InvalidInputError
 from hypergrad.estimators.base import Loss
 from hypergrad.estimators.implicit import as_batch, check_finite, check_reached
 from hypergrad.linearization import check_scalar
+from hypergrad.reductions import MeanOverRanks
 from hypergrad.result import Hypergradient
 from hypergrad.tree import Layout
 
@@ -43,6 +45,8 @@ class Penalty:
         Kwon, Kwon, Wright, Nowak, "A Fully First-Order Method for Stochastic Bilevel Optimization", ICML 2023,
         algorithm 1 and eq. (5).
     """
+
+    over_ranks: ClassVar[bool] = True
 
     multiplier: float = 100.0
     steps: int = 10
@@ -78,13 +82,12 @@ class Penalty:
         layout = Layout.of(params, "params")
         Layout.of(hparams, "hparams")
         inner, outer = as_batch(inner_batch, "inner_batch"), as_batch(outer_batch, "outer_batch")
-        f, g = _pieces(inner_loss, inner, "inner_loss"), _pieces(outer_loss, outer, "outer_loss")
+        f = _Joint.of(inner_loss, inner, "inner_loss", hparams)
+        g = _Joint.of(outer_loss, outer, "outer_loss", hparams)
         replay = Replay(layout.device)
 
-        def at(loss: Pieces, w: Tensor, *, by_hparams: bool = False) -> FirstDerivatives:
-            return first_derivatives(
-                loss, layout.to_dict(w), hparams, replay, by_params=not by_hparams, by_hparams=by_hparams
-            )
+        def at(loss: _Joint, w: Tensor, *, by_hparams: bool = False) -> FirstDerivatives:
+            return loss.at(layout.to_dict(w), hparams, replay, by_hparams=by_hparams)
 
         y = z = layout.flatten([p.detach() for p in params.values()])  # (P,)
         start, above = at(f, y), at(g, z)
@@ -116,8 +119,31 @@ class Penalty:
         )
 
 
-def _pieces(loss: Loss, batch: tuple[Any, ...], name: str) -> Pieces:
-    return Pieces([lambda w, h: LossParts(None, check_scalar(loss(w, h, *batch), name))])
+@dataclass(frozen=True)
+class _Joint:
+    """A loss over the batch of all ranks."""
+
+    pieces: Pieces
+    ranks: MeanOverRanks
+    scores: JointScores
+
+    @classmethod
+    def of(cls, loss: Loss, batch: tuple[Any, ...], name: str, hparams: Mapping[str, Tensor]) -> "_Joint":
+        ranks = MeanOverRanks.of(batch)
+        own = shard_loss(loss, ranks)
+        pieces = Pieces([lambda w, h: LossParts(None, check_scalar(own(w, h, *batch), name))])
+        return cls(pieces, ranks, JointScores(loss, hparams, batch, ranks))
+
+    def at(
+        self, w: Mapping[str, Tensor], hparams: Mapping[str, Tensor], replay: Replay, *, by_hparams: bool
+    ) -> FirstDerivatives:
+        own = first_derivatives(self.pieces, w, hparams, replay, by_params=not by_hparams, by_hparams=by_hparams)
+        found = own.by_hparams
+        penalty = self.scores.penalty(w) if by_hparams else None
+        if penalty is not None:
+            found = self.scores.added(found, self.ranks.mean(own.value) - penalty[0])
+        value, gradient, found = mean_derivatives(self.ranks, own.value, own.gradient, found, hparams)
+        return FirstDerivatives(value, gradient, found, own.reached)
 
 
 def _refuse_unreached(found: FirstDerivatives, name: str) -> None:

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from hypergrad.curvature.over_ranks import JointScores, shard_loss
 from hypergrad.errors import InvalidInputError
 from hypergrad.estimators.base import Loss
+from hypergrad.estimators.graph_over_ranks import mean_of_gradients, shared
 from hypergrad.estimators.implicit import as_batch, check_finite
 from hypergrad.estimators.inner_optimizers import InnerOptimizer, Plan, plan
 from hypergrad.keys import preserved_rng
 from hypergrad.linearization import check_scalar, leaves, twice_differentiable
+from hypergrad.reductions import MeanOverRanks
 from hypergrad.result import Hypergradient
 from hypergrad.tree import Layout, TensorDict
 
@@ -28,6 +31,8 @@ class Unrolled:
     Raises:
         InvalidInputError: ``steps`` is no positive integer.
     """
+
+    over_ranks: ClassVar[bool] = True
 
     optimizer: InnerOptimizer | torch.optim.Optimizer
     steps: int = 1
@@ -124,10 +129,15 @@ def unrolled(
     rules = plan(optimizer, layout)
     # Two sets of leaves for one value: one backward pass then gives the path through the steps and the direct part.
     through, at_end = leaves(hparams), leaves(hparams)
+    joint = MeanOverRanks.of(outer)
+    # With several ranks a third set: what reaches h by the optimizer's options is the same on all, and no sum.
+    by_options = through if joint.single else leaves(hparams)
     with preserved_rng(layout.device), twice_differentiable(layout.device):
-        w, losses, gradient = _inner_steps(inner_loss, leaves(params), through, batches, rules)
-        g = check_scalar(outer_loss(dict(w), dict(at_end), *outer), "outer_loss")
-        found = _gradients(g, [*at_end.values(), *through.values()])
+        shards = _shards(inner_loss, hparams, batches, same=inner_batches is None)
+        w, losses, gradient = _inner_steps(leaves(params), through, shards, rules, by_options)
+        g = check_scalar(outer_loss(shared(joint, w), dict(at_end), *outer), "outer_loss")
+        found = _gradients_in_h(joint, g, at_end, through, by_options)
+        g = joint.mean(g.detach())
     direct, path = found[: len(hyper.keys)], found[len(hyper.keys) :]
     checked = {f"inner_loss of step {t}": (f, batches[t]) for t, f in enumerate(losses)} | {
         "outer_loss": (g.detach(), outer)
@@ -153,23 +163,46 @@ def unrolled(
     )
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """The inner loss of one step, on this rank's part of its batch."""
+
+    loss: Loss
+    batch: tuple[Any, ...]
+    ranks: MeanOverRanks
+    scores: JointScores
+
+
+def _shards(
+    loss: Loss, hparams: Mapping[str, Tensor], batches: Sequence[tuple[Any, ...]], *, same: bool
+) -> list[_Shard]:
+    """One a step; ``same``: all steps have one batch."""
+    found: list[_Shard] = []
+    for batch in batches[:1] if same else batches:
+        ranks = MeanOverRanks.of(batch)
+        found.append(_Shard(shard_loss(loss, ranks), batch, ranks, JointScores(loss, hparams, batch, ranks)))
+    return found * len(batches) if same else found
+
+
 def _inner_steps(
-    loss: Loss, w: TensorDict, h: TensorDict, batches: Sequence[tuple[Any, ...]], rules: Plan
+    w: TensorDict, h: TensorDict, shards: Sequence[_Shard], rules: Plan, by_options: TensorDict
 ) -> tuple[TensorDict, list[Tensor], Tensor]:
     """``w_T`` with its graph to ``h``; the losses at ``w_0 ... w_{T-1}``; the gradient at ``w_0``, flat ``(P,)``."""
     layout = Layout.of(w, "params")
-    advance = rules.bind(h)
+    advance = rules.bind(by_options)
     states = dict(rules.states)
     losses: list[Tensor] = []
     start = torch.zeros(0)
-    for t, batch in enumerate(batches):
+    for t, shard in enumerate(shards):
         # Copies, so that a loss that adds keys of its own does not add them here.
-        f = check_scalar(loss(dict(w), dict(h), *batch), "inner_loss")
-        grads = _gradients(f, list(w.values()), create_graph=True)
-        if all(g is None for g in grads):
+        here = shared(shard.ranks, w)
+        f = check_scalar(shard.loss(dict(here), dict(h), *shard.batch), "inner_loss")
+        own = _gradients(f, list(here.values()), create_graph=True)
+        if all(g is None for g in own):
             raise InvalidInputError(
                 "inner_loss does not depend on params: compute it from the params argument, without detach or no_grad."
             )
+        grads = _with_scores(mean_of_gradients(shard.ranks, own, list(w.values())), shard, w, h, layout)
         if t == 0:
             entries = zip(grads, w.values(), strict=True)
             start = layout.flatten([torch.zeros_like(p) if g is None else g for g, p in entries]).detach()
@@ -178,8 +211,36 @@ def _inner_steps(
             if grad is not None:  # a parameter without gradient stays, momentum or not, as in torch.optim
                 after[key], states[key] = advance(key, w[key], grad, states[key])
         w = after
-        losses.append(f.detach())
+        losses.append(shard.ranks.mean(f.detach()))
     return w, losses, start
+
+
+def _with_scores(
+    grads: list[Tensor | None], shard: _Shard, w: TensorDict, h: TensorDict, layout: Layout
+) -> list[Tensor | None]:
+    """The gradients with the part of the score-function term that no rank knows alone: a 0 with a graph to ``h``."""
+    weight = shard.scores.weight(h)
+    penalty = None if weight is None else shard.scores.penalty(w)
+    if weight is None or penalty is None:
+        return grads
+    parts = zip(grads, layout.unflatten(penalty[1]), strict=True)
+    return [None if g is None else g + weight * (g.detach() - p) for g, p in parts]
+
+
+def _gradients_in_h(
+    ranks: MeanOverRanks, g: Tensor, at_end: TensorDict, through: TensorDict, by_options: TensorDict
+) -> list[Tensor | None]:
+    """``dg/dh`` directly, and along the steps; one after the other, each in the order of the keys."""
+    if ranks.single:
+        return _gradients(g, [*at_end.values(), *through.values()])
+    like = [*at_end.values(), *through.values()]
+    own = _gradients(g * ranks.share, [*like, *by_options.values()])
+    summed = ranks.total_each(own[: len(like)], like)
+    for i, common in enumerate(own[len(like) :], start=len(at_end)):
+        if common is not None:
+            held = summed[i]
+            summed[i] = common if held is None else held + common
+    return summed
 
 
 def _gradients(value: Tensor, inputs: list[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
