@@ -23,20 +23,20 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    curves = result.get("accuracy", {}).get("rows", [])
-    prices = [row for name in ("softmax", "networks") for row in result.get(name, {}).get("rows", [])]
-    held = result.get("memory", {}).get("rows", [])
-    count = max(2, len(curves), len(prices), len(held))
-    figure = pyplot.figure(figsize=(4.2 * count, 15))
-    grid = figure.add_gridspec(3, count, height_ratios=(1.5, 1, 1))
-    for k, part in enumerate(curves):
-        half = count / max(1, len(curves))
-        _curves(figure.add_subplot(grid[0, int(k * half) : int((k + 1) * half)]), part)
-    for k, part in enumerate(prices):
-        _bars(figure.add_subplot(grid[1, k]), part, "passes")
-    for k, part in enumerate(held):
-        _bars(figure.add_subplot(grid[2, k]), part, "memory")
-    figure.tight_layout()
+    rows = [
+        (result.get("accuracy", {}).get("rows", []), 1.6, _curves),
+        ([r for name in ("softmax", "networks") for r in result.get(name, {}).get("rows", [])], 1, _passes),
+        (result.get("memory", {}).get("rows", []), 1, _memory),
+    ]
+    rows = [row for row in rows if row[0]]
+    count = max([2, *(len(parts) for parts, _, _ in rows)])
+    heights = [height for _, height, _ in rows] or [1]
+    figure = pyplot.figure(figsize=(max(12, 4 * count), 4.2 * sum(heights)), layout="constrained")
+    outer = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    for k, (parts, _, draw) in enumerate(rows):
+        inner = outer[k].subgridspec(1, len(parts))
+        for j, part in enumerate(parts):
+            draw(figure.add_subplot(inner[j]), part)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     pyplot.close(figure)
@@ -64,35 +64,51 @@ def _curves(axis: Any, part: Row) -> None:
     axis.legend(fontsize=7, ncol=2, loc="lower left")
 
 
-def _bars(axis: Any, part: Row, what: str) -> None:
-    solvers = list(dict.fromkeys(r["solver"] for r in part["rows"]))
-    libraries = list(dict.fromkeys(r["library"] for r in part["rows"]))
+def _passes(axis: Any, part: Row) -> None:
+    values = {(r["library"], r["solver"]): quartiles(floors(r)) if "cpu_seconds" in r else None for r in part["rows"]}
+    _bars(axis, part, values, "forward and backward passes")
+
+
+def _memory(axis: Any, part: Row) -> None:
+    values = {
+        (r["library"], r["solver"]): (r["call"]["live"] / r["floor"]["live"],) * 3 if "call" in r else None
+        for r in part["rows"]
+    }
+    _bars(axis, part, values, "peak of live tensors, in forward and backward passes")
+
+
+def _bars(axis: Any, part: Row, values: dict[Any, tuple[float, float, float] | None], label: str) -> None:
+    solvers = list(dict.fromkeys(solver for _, solver in values))
+    libraries = list(dict.fromkeys(library for library, _ in values))
     height = 0.8 / len(solvers)
-    for place, solver in enumerate(solvers):
-        for at, library in enumerate(libraries):
-            row = next(r for r in part["rows"] if (r["library"], r["solver"]) == (library, solver))
-            spot = -at - place * height
-            colour = {"color": COLOURS[library], "alpha": 1.0 if place == 0 else 0.5}
-            if what == "passes" and "cpu_seconds" in row:
-                low, middle, high = quartiles(floors(row))
-                axis.barh(spot, middle, height, xerr=[[middle - low], [high - middle]], ecolor="#555555", **colour)
-            elif what == "memory" and "call" in row:
-                middle = row["call"]["live"] / row["floor"]["live"]
-                axis.barh(spot, middle, height, **colour)
-            else:
-                axis.text(0, spot, " failed", va="center", fontsize=7)
+    known = sorted(v[1] for v in values.values() if v)
+    edge = min(known[-1], 2.5 * known[len(known) // 2]) * 1.25 if known else 1.0  # what is longer is cut off
+    for at, library in enumerate(libraries):
+        for place, solver in enumerate(solvers):
+            spot, value = at + (place - (len(solvers) - 1) / 2) * height, values[library, solver]
+            if value is None:
+                axis.text(0, spot, " failed", va="center", fontsize=8)
                 continue
-            axis.text(middle, spot, f" {middle:.1f}", va="center", fontsize=7)
-    axis.set_yticks([-k - 0.4 * (len(solvers) > 1) * 0.5 for k in range(len(libraries))])
-    axis.set_yticklabels([NAMES.get(name, name) for name in libraries], fontsize=7)
-    kind = "softmax regression" if part["kind"] == "softmax" else part["kind"].replace("wrn", "WRN")
+            low, middle, high = value
+            cut = middle > edge
+            axis.barh(spot, min(middle, edge), height * 0.95, color=COLOURS[library], alpha=1.0 if place == 0 else 0.5)
+            if not cut:
+                axis.errorbar(middle, spot, xerr=[[middle - low], [high - middle]], color="#444444", linewidth=1)
+            text = f"{middle:.0f} " if middle >= 100 else f"{middle:.1f} "
+            axis.text(
+                edge if cut else high + edge / 80,
+                spot,
+                text,
+                va="center",
+                ha="right" if cut else "left",
+                fontsize=8,
+                color="white" if cut and place == 0 else "black",
+            )
+    axis.set_xlim(0, edge)
+    axis.set_yticks(range(len(libraries)), [NAMES.get(name, name) for name in libraries], fontsize=8)
+    axis.invert_yaxis()
+    kind = "softmax regression" if part["kind"] == "softmax" else f"{part['kind'].replace('wrn', 'WRN')} norm"
+    pale = f", pale {solvers[1]}" if len(solvers) > 1 else ""
     budget = part["rows"][0]["options"]["budget"]
-    if what == "passes":
-        axis.set_xscale("log")
-        label = f"forward and backward passes, {budget} products"
-    else:
-        label = "peak of live tensors, in passes"
-    pale = f" (pale: {solvers[1]})" if len(solvers) > 1 else ""
-    axis.set_title(f"{kind}: {solvers[0]}{pale}", fontsize=9)
+    axis.set_title(f"{kind}: {solvers[0]}{pale}, {budget} products", fontsize=9)
     axis.set_xlabel(label, fontsize=8)
-    axis.margins(x=0.15)

@@ -200,9 +200,9 @@ def _memory(part: Row) -> str:
         [
             f"## Peak memory, {part['kind'].replace('wrn', 'WideResNet')}, batch {part['batch']}, "
             f"{part['rows'][0]['options']['budget']} products",
-            "Above set-up, each in a fresh process: bytes of tensors alive at once (repeats exactly; scratch memory "
-            "of kernels is not seen), and the rise of the process's resident memory (of the allocator). A floor "
-            "is the same of one forward and backward pass.",
+            "Above set-up, each in a fresh process: bytes of tensors alive at once (repeats exactly; kernels' "
+            "scratch memory is not seen), and the rise of the process's resident memory (depends on the allocator). A "
+            "floor is the same of one forward and backward pass.",
             _table(head, lines),
         ]
     )

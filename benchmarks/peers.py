@@ -16,7 +16,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,9 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(
     options: argparse.Namespace, places: dict[str, Place], pool: dict[str, Worker], folder: Path
-) -> dict[str, Any]:
-    """The parts that were asked for."""
-    smoke, found = options.smoke, {}
+) -> Iterator[tuple[str, list[Any]]]:
+    """The parts that were asked for, one after the other."""
+    smoke = options.smoke
     rounds = 1 if smoke else options.rounds
     budgets = (2, 5) if smoke else BUDGETS
     size = {"samples": 60, "features": 10} if smoke else {"samples": 2000, "features": 200}
@@ -94,22 +94,19 @@ def measure(
     kinds = ["wrn-10-1 batch"] if smoke else kinds
     few = {"neumann": 1} if smoke else {"neumann": 5, "cg": 5}
     if "reports" in options.parts:
-        found["reports"] = reports(places)
+        yield "reports", reports(places)
     if "accuracy" in options.parts:
         conditions = [1e2] if smoke else [1e3, 1e4]
-        found["accuracy"] = [
-            accuracy(pool, folder, condition=c, budgets=budgets, rounds=rounds, **size) for c in conditions
-        ]
+        measured = [accuracy(pool, folder, condition=c, budgets=budgets, rounds=rounds, **size) for c in conditions]
+        yield "accuracy", measured
     if "softmax" in options.parts:
         count, more = {"neumann": 2 if smoke else 20}, 1 if smoke else max(rounds, 15)
-        found["softmax"] = [passes(pool, folder, "softmax", solvers=count, rounds=more, floors=100)]
+        yield "softmax", [passes(pool, folder, "softmax", solvers=count, rounds=more, floors=100)]
     if "networks" in options.parts:
-        found["networks"] = [
-            passes(pool, folder, kind, solvers=few, rounds=rounds, floors=3, batch=batch) for kind in kinds
-        ]
+        priced = [passes(pool, folder, kind, solvers=few, rounds=rounds, floors=3, batch=batch) for kind in kinds]
+        yield "networks", priced
     if "memory" in options.parts:
-        found["memory"] = [memory(places, folder, kind, solvers=few, batch=batch) for kind in kinds]
-    return found
+        yield "memory", [memory(places, folder, kind, solvers=few, batch=batch) for kind in kinds]
 
 
 def loaded(places: dict[str, Place], pool: dict[str, Worker], folder: Path) -> dict[str, Any]:
@@ -135,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_environments(options.make_environments.absolute())
         return 0
     torch.set_num_threads(1)
-    path = None if options.output == "-" else Path(options.output)
+    # A smoke run measures nothing, so it must not stand among the results.
+    nowhere = ("-", str(RESULT)) if options.smoke else ("-",)
+    path = None if options.output in nowhere else Path(options.output)
     if options.render:
         path = Path(options.render)
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -152,12 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "smoke": options.smoke,
                 "peers": loaded(places, pool, Path(folder)),
             }
-            measured = measure(options, places, pool, Path(folder))
-        held = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
-        result = {part: held[part] for part in PARTS if part in held}
-        result |= {part: {"made": stamp, "rows": rows} for part, rows in measured.items()}
-        if path:
-            write_json(path, result, indent=1)
+            held = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+            for part, rows in measure(options, places, pool, Path(folder)):
+                held[part] = {"made": stamp, "rows": rows}
+                result = {name: held[name] for name in PARTS if name in held}
+                if path:  # after each part, so that an interrupted run loses no more than one
+                    write_json(path, result, indent=1)
     page = render(result)
     if path:
         path.with_suffix(".md").write_text(page, encoding="utf-8")

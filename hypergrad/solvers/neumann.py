@@ -264,15 +264,22 @@ def _sum(A: LinearOperator, b: Tensor, x0: Tensor | None, alpha: Tensor, num_hvp
     # Without a product a warm start cannot be improved, only repeated for ever.
     x, r, spent = start(A, b, x0 if num_hvps else None)
     z = apply(r)
-    x = x + alpha * z
+    # A scalar on the CPU is free to read, and saves a kernel in each of the sums below.
+    factor = float(alpha) if alpha.device.type == "cpu" else alpha
+    x = _sum_of(x, z, factor)
     norms = [_size(r, z)]
     vectors: list[tuple[Tensor, Tensor]] = []
     products: list[Tensor] = []
     for _ in range(num_hvps - spent):
         q = A @ z
         vectors, products = [*vectors[-1:], (r, z)], [*products[-1:], q]
-        r = r - alpha * q
+        r = _sum_of(r, q, -factor)
         z = apply(r)
-        x = x + alpha * z
+        x = _sum_of(x, z, factor)
         norms.append(_size(r, z))
     return _Series(x, alpha, norms, norm(r), norm(b), vectors, (r, z), products, num_hvps)
+
+
+def _sum_of(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:  # (P,)
+    """``x + factor y``."""
+    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
