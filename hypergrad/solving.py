@@ -236,7 +236,7 @@ class Run:
         return {
             **shapes,
             "device": layout.device.type,
-            "estimator": described(stepper.estimator),
+            "estimator": _without(described(stepper.estimator), "on_failure"),  # which changes no number
             "every": stepper.every,
             "warmup": stepper.warmup,
             "warm_start": stepper.warm_start,
@@ -277,6 +277,10 @@ def _alone(folder: Path) -> Iterator[None]:
         ) from error
     with held(folder):
         yield
+
+
+def _without(settings: Any, name: str) -> Any:
+    return {k: v for k, v in settings.items() if k != name} if isinstance(settings, dict) else settings
 
 
 def _record(row: dict[str, Any]) -> StepRecord:

@@ -70,8 +70,9 @@ def restore(state: Mapping[str, Any], **parts: Stateful) -> None:
             else:
                 part.load_state_dict(held)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).split()).rstrip(".")
             raise InvalidInputError(
-                f"{name} ({type(part).__name__}) does not fit the state: {error}. Build it as it was when the state "
+                f"{name} ({type(part).__name__}) does not fit the state: {said}. Build it as it was when the state "
                 "was made."
             ) from error
     for device, generator in state["generators"].items():
