@@ -69,3 +69,22 @@ def same(a, b) -> bool:
     if a is None or b is None:
         return a is b
     return all(torch.equal(x, y) for x, y in itertools.zip_longest(a, b))
+
+
+def test_two_loaders_may_share_a_generator():
+    def pair():
+        shared = own()
+        return [Drawing(loader(shuffle=True, generator=shared), name) for name in ("train", "val")]
+
+    train, val = pair()
+    for t in range(6):
+        train(t)
+        if t == 1:
+            val(0)
+    states = train.state_dict(), val.state_dict()
+    expected = [train(6), val(1), val(2), val(3), val(4), train(7), train(8)]
+    train, val = pair()
+    for draw, state in zip((train, val), states, strict=True):
+        draw.load_state_dict(state)
+    found = [train(6), val(1), val(2), val(3), val(4), train(7), train(8)]
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
