@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import platform
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 Pathlike = str | os.PathLike[str]
+
+#: Bytes of a file of settings or records that are read at most, and brackets within each other.
+LARGEST, DEEPEST = 1 << 30, 64
 
 
 def write_atomically(path: Pathlike, data: bytes | str) -> None:
@@ -98,9 +103,7 @@ class Field:
 
     def error(self, must: str) -> InvalidInputError:
         """The error that says what the value must be, and is not."""
-        shown = repr(self.value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        return InvalidInputError(f"{self.file}: {self.where or 'the content'} must be {must}; got {shown}.")
+        return InvalidInputError(f"{self.file}: {self.where or 'the content'} must be {must}; got {short(self.value)}.")
 
     def fields(self, *names: str, optional: tuple[str, ...] = ()) -> dict[str, "Field"]:
         """The members of an object: all of ``names``, perhaps ``optional`` ones, and no other."""
@@ -112,7 +115,7 @@ class Field:
         for name in self.value:
             if name not in known:
                 raise InvalidInputError(
-                    f"{self.file}: {place} has an unknown field {name!r}.{closest(name, known)} "
+                    f"{self.file}: {place} has an unknown field {short(name)}.{closest(name[:80], known)} "
                     f"Leave it out; there are: {', '.join(known)}."
                 )
         for name in names:
@@ -183,33 +186,99 @@ def read_json(path: Pathlike) -> Field:
     """The content of a JSON file. Nothing in it is executed.
 
     Raises:
-        InvalidInputError: there is no such file, it cannot be read, it is not JSON in UTF-8, a number is NaN or
-            infinite, or an object has a field twice.
+        InvalidInputError: there is no such file, it cannot be read, or :func:`parse_json` refuses it.
     """
     file = os.fspath(path)
     try:
-        raw = Path(file).read_bytes()
+        raw = read_bytes(file)
     except FileNotFoundError as error:
         raise InvalidInputError(f"There is no file {file}. Check the path (from {os.getcwd()}).") from error
     except OSError as error:
         raise InvalidInputError(f"Cannot read {file}: {error.strerror}. Give the path of a readable file.") from error
+    return Field(file, "", parse_json(raw, file))
+
+
+def parse_json(text: bytes, place: str) -> Any:
+    """What JSON says.
+
+    Args:
+        text: in UTF-8.
+        place: file, and perhaps line, for messages.
+
+    Raises:
+        InvalidInputError: it is not JSON in UTF-8, a number is NaN or infinite, an object has a field twice, or
+            brackets are nested more than 64 deep.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidInputError(f"{file}: an object has the field {name!r} twice. Leave one out.")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            name = next(n for n, _ in pairs if n in seen or seen.add(n))  # type: ignore[func-returns-value]
+            raise InvalidInputError(f"{place}: an object has the field {short(name)} twice. Leave one out.")
+        return found
 
     def refuse(constant: str) -> Any:
-        raise InvalidInputError(f"{file}: {constant} is not a finite number. Write one, or make the file anew.")
+        raise InvalidInputError(f"{place}: {constant} is not a finite number. Write one, or make the file anew.")
 
     try:
-        return Field(file, "", json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=refuse))
+        found = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except InvalidInputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{file} is not JSON ({error}). Mend it there, or make the file anew.") from error
+        raise InvalidInputError(f"{place} is not JSON ({error}). Mend it there, or make the file anew.") from error
+    check_depth(found, place)
+    return found
+
+
+def check_depth(content: Any, place: str) -> None:
+    """Refuse what is nested so deep that reading it further would overflow Python's stack.
+
+    Raises:
+        InvalidInputError: it is nested more than 64 deep.
+    """
+    level, depth = [content], 0
+    while level:
+        members = (m for held in level for m in (held.values() if isinstance(held, dict) else held))
+        level = [m for m in ([content] if depth == 0 else members) if isinstance(m, dict | list)]
+        depth += bool(level)
+        if depth > DEEPEST:
+            raise InvalidInputError(f"{place} is nested more than {DEEPEST} deep. Make the file anew.")
+
+
+def short(value: object, length: int = 80) -> str:
+    """The beginning of a value's representation, for messages: what stands in a file may be as long as it likes."""
+    shown = repr(value)
+    return shown if len(shown) <= length else shown[: length - 3] + "..."
+
+
+def open_regular(path: Pathlike) -> io.BufferedReader:
+    """Open a regular file for reading: a pipe would keep the process waiting, and a device need never end.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is something else; ``strerror`` says what.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds a zero byte") from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, not a regular file", os.fspath(path))
+    return open(path, "rb")
+
+
+def read_bytes(path: Pathlike, limit: int = LARGEST) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as :func:`open_regular`, or it has more than ``limit`` bytes.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit:,d} bytes", os.fspath(path))
+        return file.read()
 
 
 @contextlib.contextmanager

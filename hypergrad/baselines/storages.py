@@ -10,10 +10,13 @@ from typing import Any
 
 from hypergrad.baselines.journal import MendingLock
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import open_regular
 from hypergrad.optional import require
 
 #: The key of a lock in PostgreSQL, any number that nobody else would take.
 _MAKING_TABLES = 5_287_302_941
+#: How each record of Optuna's journal begins.
+_BEGIN = b'{"op_code":'
 _FORMS = 'None (in memory), "journal:PATH", "postgresql://USER@HOST/DATABASE" or "sqlite:///PATH"'
 
 
@@ -73,6 +76,7 @@ def open_storage(url: str | None, *, create: bool) -> Any:
 
 def _open_journal(optuna: Any, path: Path, create: bool) -> Any:
     try:
+        _check_journal(path)
         lock = MendingLock(str(path))
         if create:  # to write: cut off a torn line now, before a program that does not know of them appends to it
             lock.acquire()
@@ -81,10 +85,28 @@ def _open_journal(optuna: Any, path: Path, create: bool) -> Any:
         return optuna.storages.JournalStorage(backend)
     except OSError as error:
         raise InvalidInputError(f"Cannot open {path}: {error.strerror}. Choose another file.") from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:  # JSON of another kind, or none
+    except InvalidInputError:
+        raise
+    except Exception as error:  # JSON of another kind, or none: Optuna takes its journal at its word
         raise InvalidInputError(
             f"{path} is no journal of Optuna, or it was damaged ({type(error).__name__}: {error}). Name another file."
         ) from error
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a file that is no journal before anything is written to it, or cut off.
+
+    Raises:
+        InvalidInputError: it does not begin as one.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return
+    with open_regular(path) as file:
+        begin = file.read(len(_BEGIN))
+    # A first record may be torn.
+    if not _BEGIN.startswith(begin):
+        raise InvalidInputError(f"{path} is no journal of Optuna: it begins with {begin!r}. Name another file.")
 
 
 def _open_database(optuna: Any, url: str) -> Any:

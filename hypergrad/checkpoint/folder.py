@@ -32,7 +32,7 @@ import hypergrad.version
 from hypergrad.checkpoint.encoding import decode, encode, equal
 from hypergrad.checkpoint.identity import differences
 from hypergrad.errors import CheckpointError, InvalidInputError
-from hypergrad.files import Pathlike, sync_folder, write_atomically
+from hypergrad.files import Pathlike, read_bytes, sync_folder, write_atomically
 from hypergrad.optional import require
 
 #: Of the layout of a checkpoint's folder.
@@ -223,10 +223,12 @@ class Checkpoints:
             raise InvalidInputError(
                 f"{folder} is a checkpoint of {manifest['kind']!r}, not of {self.kind!r}. Name another folder."
             )
-        data = {name: _checked(folder / name, entry) for name, entry in manifest["files"].items()}
+        data = {name: _checked(folder / name, manifest["files"][name]) for name in (_STATE, _TENSORS)}
         try:
             tensors = self._safetensors.load(data[_TENSORS])
             state = decode(json.loads(data[_STATE]), tensors)
+            if not isinstance(state, dict):
+                raise ValueError(f"it holds {type(state).__name__}, no state")
         except Exception as error:  # whatever a reader of damaged bytes raises
             raise CheckpointError(f"{folder} cannot be read ({error}).") from error
         for version in range(manifest["version"], self.version):
@@ -254,21 +256,27 @@ def _sealed(manifest: dict[str, Any]) -> bytes:
 
 def _unsealed(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         manifest = json.loads(data)
         seal = manifest.pop("seal")
     except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error!r}).") from error
     if data != _sealed(manifest):  # every byte counts, also a blank: it has changed since it was written
         raise CheckpointError(f"{path} is damaged: its content does not have the hash {str(seal)[:12]}....")
+    kinds = {"schema": int, "kind": str, "version": int, "step": int, "hypergrad": str, "identity": dict, "files": dict}
+    wrong = [name for name, kind in kinds.items() if type(manifest.get(name)) is not kind]
+    files = [] if wrong else [manifest["files"].get(name) for name in (_STATE, _TENSORS)]
+    if wrong or not all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files):
+        # Its hash is right: made so, or by a program that is not ours.
+        raise CheckpointError(f"{path} lacks {', '.join(wrong) or 'its files'}, or has it of another kind.")
     return dict(manifest)
 
 
 def _checked(path: Path, entry: Mapping[str, Any]) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
+        data = read_bytes(path, max(int(entry["bytes"]), 0))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}).") from error
     if len(data) != entry["bytes"]:
         raise CheckpointError(f"{path} has {len(data)} bytes; {entry['bytes']} were written.")
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypergrad.cli.layers import Layer, Options, environment_layer, file_layer, merged
 from hypergrad.cli.refusals import validated
@@ -82,7 +83,7 @@ def _given(parsed: argparse.Namespace, options: Options) -> Layer:
 
 
 def _shared(layers: Sequence[Layer]) -> TrainConfig:
-    kept = [Layer(x.origin, {k: v for k, v in x.values.items() if k not in ("method", "seed")}) for x in layers]
+    kept = [replace(x, values={k: v for k, v in x.values.items() if k not in ("method", "seed")}) for x in layers]
     return validated(merged([*kept, Layer("the comparison", {"method": {"name": "standard"}})]), kept)
 
 
@@ -95,7 +96,7 @@ def _row(layers: Sequence[Layer], text: MethodText) -> Contender:
             known = _keys(text.name) if "name" not in section else section if section["name"] == text.name else ()
             section = {"name": text.name, **{key: value for key, value in section.items() if key in known}}
         kept = {key: value for key, value in layer.values.items() if key not in ("method", "seed")}
-        own.append(Layer(layer.origin, kept if section is None else {**kept, "method": section}))
+        own.append(replace(layer, values=kept if section is None else {**kept, "method": section}))
     own.append(Layer(f"--methods {text.label}", {"method": {"name": text.name, **text.options}}))
     return Contender(text.label, validated(merged(own), own).method)
 

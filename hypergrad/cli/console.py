@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,23 @@ from hypergrad.errors import HypergradWarning
 from hypergrad.optional import require
 
 
+def plain(text: object) -> str:
+    r"""Text in which nothing steers the terminal: names of files and classes may be anybody's.
+
+    Control characters, characters that change the direction of writing, and bytes that are no UTF-8 are written as
+    ``\x1b``; a tab and a line's end stay.
+    """
+    return "".join(
+        c
+        if c in "\t\n\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+
+
 def print_error(message: object) -> None:
     """Each line on stderr, marked as an error."""
-    for line in str(message).splitlines() or [""]:
+    for line in plain(message).splitlines() or [""]:
         print(f"hypergrad: error: {line}", file=sys.stderr)
 
 
@@ -24,7 +39,7 @@ def plain_warnings() -> Iterator[None]:
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, HypergradWarning):
-            print(f"hypergrad: warning: {message}", file=sys.stderr)
+            print(f"hypergrad: warning: {plain(message)}", file=sys.stderr)
         else:
             shown(message, category, *place, **more)
 
@@ -37,7 +52,7 @@ def plain_warnings() -> Iterator[None]:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout; numbers are aligned right."""
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[plain(value).replace("\n", "\\n") for value in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
     if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
         _print_rich(header, cells, right)

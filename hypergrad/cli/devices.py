@@ -13,6 +13,15 @@ def add_device(parser: Parser) -> None:
     )
 
 
+def add_trust(parser: Parser) -> None:
+    """The option ``--trust-code``."""
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="import and call the network that the run names by an import path; only for runs of your own",
+    )
+
+
 def chosen_device(name: str) -> str:
     """``"cpu"`` or ``"cuda"``.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hypergrad import solvers
 from hypergrad.augment import Policy
-from hypergrad.cli.devices import add_device, chosen_device
+from hypergrad.cli.devices import add_device, add_trust, chosen_device
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.statuses import DONE
 from hypergrad.diagnostics import diagnose
@@ -53,13 +53,14 @@ def diagnose_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print every number as JSON")
     parser.add_argument("--output", type=Path, metavar="FILE", help="draw it, .png, .pdf or .svg")
     add_device(parser)
+    add_trust(parser)
     parsed = parser.parse_args(arguments)
     for option, value in (("--batches", parsed.batches), ("--max-hvps", parsed.max_hvps)):
         if value < 2:
             raise InvalidInputError(f"{option} must be at least 2; got {value}.")
     if parsed.output is not None:
         check_ending(parsed.output)  # before minutes of work
-    finished = _Finished(parsed.run, chosen_device(parsed.device))
+    finished = _Finished(parsed.run, chosen_device(parsed.device), parsed.trust_code)
     found = diagnose(
         finished.objective,
         finished.train_batch,
@@ -90,11 +91,11 @@ class _Finished(InnerLoop):
         InvalidInputError: no finished run there, or a damaged file.
     """
 
-    def __init__(self, run: Path, device: str) -> None:
+    def __init__(self, run: Path, device: str, trust_code: bool) -> None:
         recorded = read_run(run)
         if recorded.result is None:
             raise InvalidInputError(f"{run} has no result.json: the run did not finish. Finish it, or name another.")
-        network = load(run).network
+        network = load(run, trust_code=trust_code).network
         config = TrainConfig(**recorded.config)
         # The end of the run is read from its folder: the weights that it started from are not needed.
         own = {"device": device, "compile": False, "model": config.model.model_copy(update={"weights": None})}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hypergrad.cli.console import print_table
-from hypergrad.cli.devices import add_device, chosen_device
+from hypergrad.cli.devices import add_device, add_trust, chosen_device
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.statuses import DONE
 from hypergrad.errors import InvalidInputError
@@ -51,8 +51,9 @@ def evaluate_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="confused classes to list (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON, with the whole confusion matrix")
     add_device(parser)
+    add_trust(parser)
     parsed = parser.parse_args(arguments)
-    classifier = load(parsed.run, device=chosen_device(parsed.device))
+    classifier = load(parsed.run, device=chosen_device(parsed.device), trust_code=parsed.trust_code)
     config = TrainConfig(**read_run(parsed.run).config)
     own = parsed.data is None and parsed.root is None
     name, part = _own(config, parsed.split) if own else _other(config, classifier.description, parsed)

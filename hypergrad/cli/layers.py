@@ -16,7 +16,7 @@ from pydantic_settings.exceptions import SettingsError
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.setting_keys import Setting, settings
 from hypergrad.errors import InvalidInputError
-from hypergrad.files import read_json
+from hypergrad.files import check_depth, read_bytes, read_json, short
 from hypergrad.registry import closest
 from hypergrad.vision.config import TrainConfig
 
@@ -48,10 +48,12 @@ class Layer:
     Attributes:
         origin: the source, for messages: ``"the environment"``.
         values: nested as in the model.
+        is_file: whether somebody else may have written it.
     """
 
     origin: str
     values: dict[str, Any]
+    is_file: bool = False
 
 
 class Options:
@@ -154,17 +156,18 @@ def file_layer(path: Path) -> Layer:
     content: Any
     if path.suffix.lower() == ".toml":
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = tomllib.loads(read_bytes(path).decode())
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidInputError(f"{path} cannot be read as TOML ({error}). Mend it there.") from error
+        check_depth(content, str(path))
     else:
         content = read_json(path).value
     if not isinstance(content, dict):
         raise InvalidInputError(
-            f"{path} must hold an object with settings; it holds {type(content).__name__} {str(content)[:40]!r}. "
+            f"{path} must hold an object with settings; it holds {type(content).__name__} {short(content, 40)}. "
             'Write {"epochs": 10}, for example.'
         )
-    return Layer(str(path), content)
+    return Layer(str(path), content, is_file=True)
 
 
 def merged(layers: Sequence[Layer]) -> dict[str, Any]:

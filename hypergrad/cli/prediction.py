@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hypergrad.cli.console import print_error
-from hypergrad.cli.devices import add_device, chosen_device
+from hypergrad.cli.console import plain, print_error
+from hypergrad.cli.devices import add_device, add_trust, chosen_device
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.statuses import BAD_INPUT, DONE
 from hypergrad.errors import InvalidInputError
@@ -31,9 +31,10 @@ def predict_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object a line, with every class's probability")
     add_device(parser)
+    add_trust(parser)
     # Options may stand between the files.
     parsed = parser.parse_intermixed_args(arguments)
-    classifier = load(parsed.run, device=chosen_device(parsed.device))
+    classifier = load(parsed.run, device=chosen_device(parsed.device), trust_code=parsed.trust_code)
     status = DONE
     for path in _files(parsed.images):
         try:
@@ -45,7 +46,8 @@ def predict_command(arguments: Sequence[str]) -> int:
         if parsed.json:
             print(json.dumps({"file": str(path), **vars(found)}), flush=True)
         else:
-            print(f"{path}\t{found.label}\t{found.probability:.4f}", flush=True)
+            names = (plain(name).replace("\t", "\\t").replace("\n", "\\n") for name in (path, found.label))
+            print(*names, f"{found.probability:.4f}", sep="\t", flush=True)
     return status
 
 

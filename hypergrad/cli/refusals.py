@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from hypergrad.cli.layers import Layer
 from hypergrad.cli.setting_keys import sections, settings
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import short
 from hypergrad.registry import closest
 from hypergrad.vision.config import TrainConfig
 
@@ -23,6 +24,7 @@ def validated(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
     Raises:
         InvalidInputError: a line for each setting that cannot be.
     """
+    _check_code(layers)
     try:
         return TrainConfig(**values)
     except ValidationError as error:
@@ -33,6 +35,22 @@ def validated(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
             # The members of a union each complain; the first says enough.
             lines.setdefault(key, f"{key}: {_reason(details, path, values)}{_origin(path, layers)}".removeprefix(": "))
         raise InvalidInputError("\n".join(lines.values())) from error
+
+
+def _check_code(layers: Sequence[Layer]) -> None:
+    """Refuse an import path that stands in a file alone: it would be imported, and the file may be anybody's.
+
+    Raises:
+        InvalidInputError: there is one; the message says how to confirm it.
+    """
+    for section, key in (("model", "name"), ("method", "proxy_model")):
+        given = [(x, held[key]) for x in layers if isinstance(held := x.values.get(section), dict) and key in held]
+        if given and given[-1][0].is_file and ":" in str(given[-1][1]):
+            layer, name = given[-1]
+            raise InvalidInputError(
+                f"{section}.{key}: {short(name)} (from {layer.origin}) is an import path, whose code would run. If it "
+                f"is yours, say so on the command line: --{section}.{key.replace('_', '-')} {short(name)}"
+            )
 
 
 def _path(details: ErrorDetails, values: dict[str, Any]) -> list[str]:
@@ -62,8 +80,8 @@ def _reason(details: ErrorDetails, path: list[str], values: dict[str, Any]) -> s
         names = _methods()
         return f"unknown method {tag!r}.{closest(str(tag), names)} There are: {', '.join(names)}"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"must be a section with settings; got {given!r}"
-    return f"{details['msg'].replace('Input should be', 'must be')}; got {given!r}"
+        return f"must be a section with settings; got {short(given)}"
+    return f"{details['msg'].replace('Input should be', 'must be')}; got {short(given)}"
 
 
 def _unknown(path: list[str], values: dict[str, Any]) -> str:

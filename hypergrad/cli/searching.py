@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def _refuse_method(layer: Layer) -> None:
 
 
 def _without_method(layers: Sequence[Layer]) -> TrainConfig:
-    kept = [Layer(x.origin, {k: v for k, v in x.values.items() if k != "method"}) for x in layers]
+    kept = [replace(x, values={k: v for k, v in x.values.items() if k != "method"}) for x in layers]
     return validated(merged([*kept, Layer("the search", {"method": {"name": "standard"}})]), kept)
 
 

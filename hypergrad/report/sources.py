@@ -1,12 +1,12 @@
 """From the paths that were given to the folders of runs and searches."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import read_json
 
 #: Of folders inside each other that are looked through.
 _DEPTH = 6
@@ -72,9 +72,9 @@ def read_object(path: Path) -> dict[str, Any]:
         InvalidInputError: it cannot be read; the message names the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path} cannot be read ({error}). Leave its folder out, or make it anew.") from error
+        content = read_json(path).value
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}) Leave its folder out, or make it anew.") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path} holds no JSON object. Leave its folder out, or make it anew.")
     return content

@@ -1,7 +1,7 @@
 """A finished run as a classifier: ``load(run).predict(image)``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.files import read_json
+from hypergrad.files import Field, read_json, short
 from hypergrad.optional import require
 from hypergrad.vision.data.pictures import Picture, decode, rgb, square
 from hypergrad.vision.models import build_model
 from hypergrad.vision.models.normalised import Normalised
 from hypergrad.vision.run import SCHEMA
+
+#: Of sides in pixels, channels and the numbers among a network's options.
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -150,15 +153,18 @@ def _luminance(pixels: Tensor) -> Tensor:  # (3, H, W) -> (1, H, W), 0 to 255
     return grey.round()[None]
 
 
-def load(run: str | Path, *, device: str = "cpu") -> Classifier:
+def load(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> Classifier:
     """The classifier that a finished run left.
 
     Args:
         run: its folder.
         device: where the network lives.
+        trust_code: import the network that the run names by an import path (``"package.module:Name"``). The file that
+            names it may be anybody's, and whatever it names would be imported and called.
 
     Raises:
-        InvalidInputError: no finished run there, or a damaged file.
+        InvalidInputError: no finished run there, a damaged file, or a network by an import path without
+            ``trust_code``.
     """
     run = Path(run)
     if not (run / "model.json").is_file():
@@ -166,11 +172,22 @@ def load(run: str | Path, *, device: str = "cpu") -> Classifier:
     content = read_json(run / "model.json").value
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InvalidInputError(f"{run / 'model.json'} has not the schema {SCHEMA} that this version reads.")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "schema"}
+    description = _description(Field(str(run / "model.json"), "", content))
+    if ":" in description.name and not trust_code:
+        raise InvalidInputError(
+            f"{run / 'model.json'} names the network {short(description.name)} by an import path, which would run the "
+            "code there. If the run is yours, give trust_code=True (--trust-code)."
+        )
+    safetensors = require("safetensors.torch", "Reading a network", "vision")
+    path = run / "model.safetensors"
     try:
-        description = Description(**fields)
-    except TypeError as error:
-        raise InvalidInputError(f"{run / 'model.json'} has not the fields that it should have ({error}).") from error
+        size = path.stat().st_size
+        tensors = safetensors.load_file(path)
+    except (OSError, RuntimeError, require("safetensors", "Reading a network", "vision").SafetensorError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}). The run's folder is incomplete.") from error
+    if _numbers(description.options) > size:
+        # Each channel and each layer has at least a number in the file: no network that fits is built for nothing.
+        raise InvalidInputError(f"{run / 'model.json'}: the options do not fit {path.name}, which has {size} bytes.")
     model = build_model(
         description.name,
         num_classes=len(description.classes),
@@ -179,10 +196,47 @@ def load(run: str | Path, *, device: str = "cpu") -> Classifier:
         **description.options,
     )
     network = Normalised(model, description.mean, description.std)
-    safetensors = require("safetensors.torch", "Reading a network", "vision")
-    path = run / "model.safetensors"
     try:
-        network.load_state_dict(safetensors.load_file(path))
-    except (OSError, RuntimeError, require("safetensors", "Reading a network", "vision").SafetensorError) as error:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
         raise InvalidInputError(f"{path} cannot be read into {description.name} ({error}).") from error
     return Classifier(network.to(device), description)
+
+
+def _description(held: Field) -> Description:
+    found = held.fields(*(f.name for f in fields(Description)), optional=("schema",))
+
+    def side(name: str, least: int) -> int:
+        found[name].number(least, _LARGEST)
+        return found[name].integer(least)
+
+    def optional(name: str) -> int | None:
+        return None if found[name].value is None else side(name, 1)
+
+    channels = side("channels", 1)
+    if not isinstance(found["options"].value, dict):
+        raise found["options"].error("an object")
+    for option, value in found["options"].value.items():
+        one = found["options"].member(option)
+        if not isinstance(value, str | bool):
+            for number in one.items() if isinstance(value, list) else [one]:
+                number.number(-_LARGEST, _LARGEST)
+        if option in ("name", "num_classes", "channels", "image_size"):
+            raise one.error("left out: it follows from the rest")
+    return Description(
+        name=found["name"].text(),
+        options=found["options"].value,
+        classes=tuple(one.text() for one in found["classes"].items()),
+        channels=channels,
+        side=side("side", 1),
+        pad_to=optional("pad_to"),
+        crop=optional("crop"),
+        mean=tuple(one.number(0, 1) for one in found["mean"].items(channels)),
+        std=tuple(one.positive() for one in found["std"].items(channels)),
+    )
+
+
+def _numbers(options: dict[str, Any]) -> float:
+    """The largest number among a network's options."""
+    flat = [n for v in options.values() for n in (v if isinstance(v, list) else [v])]
+    return max((abs(n) for n in flat if isinstance(n, int | float)), default=0)

@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -31,12 +32,14 @@ from torch import nn
 import hypergrad.version
 from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.errors import HypergradWarning, InvalidInputError
-from hypergrad.files import write_atomically
+from hypergrad.files import Field, parse_json, read_bytes, read_json, write_atomically
 from hypergrad.messages import warn
 from hypergrad.optional import require
+from hypergrad.vision.run_checks import check_environment, check_epoch, check_result, check_update
 
 #: Of the files' layout.
 SCHEMA = 1
+_EPOCH = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -177,15 +180,24 @@ def read_run(path: str | Path) -> Recorded:
     if not (path / "config.json").is_file():
         raise InvalidInputError(f"{path} is no run of hypergrad: it has no config.json. Give the --output of a run.")
     lines = _lines(path / "metrics.jsonl")
+    surroundings = _read(path / "environment.json")
+    check_environment(Field(str(path / "environment.json"), "", surroundings))
+    result = _read(path / "result.json") if (path / "result.json").is_file() else None
+    if result is not None:
+        check_result(Field(str(path / "result.json"), "", result))
     return Recorded(
         path=path,
         config=_read(path / "config.json"),
-        environment=_read(path / "environment.json"),
+        environment=surroundings,
         epochs=[line for line in lines if line.get("kind") == "epoch"],
         updates=[line for line in lines if line.get("kind") == "update"],
-        result=_read(path / "result.json") if (path / "result.json").is_file() else None,
+        result=result,
         policies=sorted(
-            ((int(p.stem), Policy.load(p)) for p in (path / "policies").glob("*.json") if p.stem.isdecimal()),
+            (
+                (int(p.stem), Policy.load(p))
+                for p in (path / "policies").glob("*.json")
+                if _EPOCH.fullmatch(p.stem)
+            ),
             key=lambda entry: entry[0],
         ),
     )
@@ -193,9 +205,9 @@ def read_run(path: str | Path) -> Recorded:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path} cannot be read ({error}). The run's folder is incomplete.") from error
+        content = read_json(path).value
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}) The run's folder is incomplete.") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path} holds no JSON object. The run's folder is damaged.")
     return content
@@ -205,16 +217,23 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        lines = read_bytes(path).split(b"\n")
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read ({error.strerror}). Check it.") from error
     for number, line in enumerate(lines, 1):
-        try:
-            content = json.loads(line) if line else None
-        except ValueError:
-            content = line
+        content: Any = line
+        with contextlib.suppress(InvalidInputError):
+            content = parse_json(line, str(path)) if line else None
         if isinstance(content, dict):
+            check = check_epoch if content.get("kind") == "epoch" else check_update
+            check(Field(f"{path}, line {number}", "", content))
             found.append(content)
         elif content is not None and number < len(lines):  # the last one has no line end: it was being written
-            raise InvalidInputError(f"{path}, line {number} is no JSON object: {line[:60]!r}. Remove the line.")
+            shown = line[:60].decode("utf-8", "replace")
+            raise InvalidInputError(
+                f"{path}, line {number} is no JSON object: {shown!r}. Remove the line."
+            )
     return found
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.files import write_atomically
+from hypergrad.files import parse_json, write_atomically
 from hypergrad.keys import derive
 from hypergrad.optional import require
 from hypergrad.vision import policies
@@ -24,6 +24,8 @@ SCHEMA = 1
 _IMAGES = 8
 #: Larger images are made smaller, to so many pixels a side.
 _SIDE = 96
+#: Images of a file that is read; ours hold a few.
+_MOST = 1000
 _PURPOSE, _EXTRA = "Sample images of a run", "vision"
 
 
@@ -102,10 +104,11 @@ def read_samples(folder: Path) -> Samples | None:
     try:
         with library.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("images", "standard", "mistakes")}
-            content = json.loads(file.metadata()["samples"])
+            content = parse_json(file.metadata()["samples"].encode(), str(path))
         answers = tuple(Mistake(**answer) for answer in content["answers"])
         samples = Samples(**tensors, classes=tuple(content["classes"]), answers=answers, part=str(content["part"]))
-    except (OSError, ValueError, KeyError, TypeError, library.SafetensorError) as error:
+        _check(samples)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, library.SafetensorError) as error:
         raise InvalidInputError(
             f"{path} cannot be read ({error}). Remove the file: the run's numbers do not need it."
         ) from error
@@ -115,6 +118,19 @@ def read_samples(folder: Path) -> Samples | None:
             f"mistakes with {len(answers)} answers. Remove the file: the run's numbers do not need it."
         )
     return samples
+
+
+def _check(samples: Samples) -> None:
+    """Raises ValueError where the file holds something else than pictures, class numbers and answers."""
+    for images in (samples.images, samples.standard, samples.mistakes):
+        small = images.ndim == 4 and max(images.shape[2:]) <= 4 * _SIDE and images.shape[1] in (1, 3)
+        if images.dtype != torch.uint8 or not small or len(images) > _MOST:
+            raise ValueError(f"its pictures are {images.dtype} of the shape {tuple(images.shape)}")
+    numbers = [*samples.classes, *(n for a in samples.answers for n in (a.position, a.true, a.predicted))]
+    if not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers) or samples.part not in ("test", "val"):
+        raise ValueError("its classes and answers are no numbers")
+    if not all(type(a.probability) in (int, float) and 0 <= a.probability <= 1.001 for a in samples.answers):
+        raise ValueError("its answers' probabilities are no probabilities")
 
 
 def _in_turn(part: Part, most: int) -> Tensor:

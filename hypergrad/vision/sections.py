@@ -11,7 +11,7 @@ Value = bool | int | float | str
 class Section(BaseModel):
     """Unknown keys are refused; a configuration does not change once it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):

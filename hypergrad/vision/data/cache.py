@@ -72,7 +72,7 @@ def decoded(pictures: Sequence[Picture], *, name: str, root: Path, side: int, wo
     place = hashlib.sha256(os.path.realpath(root).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     stem = f"{name}-{side}-{place}"
     digest = _digest(pictures, side)
-    broken = _record(folder / f"{stem}.json", digest, len(pictures))
+    broken = _record(folder / f"{stem}.json", digest, len(pictures), side)
     # A file may have been unreadable for a reason outside of it (its permissions): see whether it still is.
     if broken is None or any(not isinstance(decode(pictures[row], side), str) for row in broken):
         broken = _decode(pictures, folder, stem, digest, name, side, workers)
@@ -111,15 +111,15 @@ def _pixels(folder: Path, stem: str, digest: str) -> Path:
     return folder / f"{stem}-{digest[:16]}.u8"
 
 
-def _record(path: Path, digest: str, count: int) -> dict[int, str] | None:
+def _record(path: Path, digest: str, count: int, side: int) -> dict[int, str] | None:
     """Rows and faults of the broken pictures, if the pixels are there and were made from these pictures."""
     try:
         held = json.loads(path.read_bytes())
         broken = {int(row): str(fault) for row, fault in held["broken"].items()}
         size = _pixels(path.parent, path.stem, digest).stat().st_size
-        whole = size == (count - len(broken)) * 3 * int(held["side"]) ** 2
+        whole = size == (count - len(broken)) * 3 * side**2 and all(0 <= row < count for row in broken)
         return broken if held["digest"] == digest and whole and size > 0 else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no record, or not one of ours: it is written anew
 
 

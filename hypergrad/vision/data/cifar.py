@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.vision.data.archives import check_md5, read_file, read_members, unpickle_arrays
+from hypergrad.vision.data.archives import check_md5, read_file, read_members
 from hypergrad.vision.data.base import Dataset, ImageSet, check_labels, check_lengths, missing, need_root
+from hypergrad.vision.data.pickles import unpickle_arrays
 from hypergrad.vision.data.splits import resize_images
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -188,7 +189,7 @@ def _pickled(kind: _Set, content: bytes, file: Path) -> tuple[Tensor, Tensor]:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
         shown = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise InvalidInputError(f"{file}: 'data' must be bytes of shape (N, {PIXELS}); it is {shown}. Get it anew.")
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 60 for label in labels):
         raise InvalidInputError(f"{file}: {kind.labels.decode()!r} must be a list of integers. Get it anew.")
     return _checked(kind, np.ascontiguousarray(data), np.array(labels, dtype=np.int64), file)
 
@@ -218,7 +219,8 @@ def _class_names(kind: _Set, version: _Version, content: bytes, file: Path) -> t
     else:
         entry = _entry(unpickle_arrays(content, file), kind.names, file)
         entry = entry if isinstance(entry, list) else []
-        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in entry]
+        texts = [name for name in entry if isinstance(name, bytes | str)]
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in texts]
     if len(names) != kind.num_classes:
         raise InvalidInputError(f"{file} must name {kind.num_classes} classes; it names {len(names)}. Get it anew.")
     return tuple(names)

@@ -1,6 +1,5 @@
 """Emoji in two drawing styles: a set with a true shift between training and test, small and free."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import parse_json
 from hypergrad.optional import require
 from hypergrad.vision.data.archives import read_file
 from hypergrad.vision.data.base import Dataset, ImageSet, channel_statistics, missing, need_root
+from hypergrad.vision.data.pictures import opened
 from hypergrad.vision.data.splits import resize_images, stratified_split
 
 HOME = (
@@ -86,8 +87,10 @@ def _read_style(folder: Path, style: str) -> tuple[list[_Emoji], Tensor]:
         if not file.is_file():
             raise missing(str(file.relative_to(folder)), folder, HOME)
     try:
-        emojis = _parse(json.loads(read_file(names)), f"has_img_{style}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        emojis = _parse(parse_json(read_file(names), str(names)), f"has_img_{style}")
+    except InvalidInputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InvalidInputError(
             f"{names} is not the list of emoji of version 16 ({type(error).__name__}: {error}). Get it anew."
         ) from error
@@ -119,8 +122,8 @@ def _parse(entries: list[dict[str, Any]], has_image: str) -> list[_Emoji]:
 def _read_sheet(sheet: Path) -> Any:  # (H, W, 3), bytes
     image = require("PIL.Image", "The data set 'emoji'", "vision")
     try:
-        with image.open(sheet) as opened:
-            picture = opened.convert("RGBA")
+        with opened(sheet) as held:
+            picture = held.convert("RGBA")
     except Exception as error:  # a damaged file raises almost anything
         raise InvalidInputError(
             f"{sheet} cannot be decoded ({error}); it is damaged or cut short. Get it anew."

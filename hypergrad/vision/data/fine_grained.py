@@ -1,12 +1,14 @@
 """The fine-grained sets of the paper's Table 4: Flowers, Pets, Aircraft, Cars, as their publishers distribute them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.vision.data.archives import read_file, read_mat, read_members
+from hypergrad.files import short
+from hypergrad.vision.data.archives import integers, read_file, read_mat, read_members
 from hypergrad.vision.data.base import Dataset, missing, need_root
 from hypergrad.vision.data.photographs import Listing, OnError, decoded_dataset
 from hypergrad.vision.data.pictures import Picture
@@ -19,6 +21,7 @@ CARS_HOME = "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"
 SIDE = 256
 #: Height in pixels of the line with the photographer's name below each picture of the aircraft.
 BANNER = 20
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def read_flowers102(
@@ -42,11 +45,11 @@ def read_flowers102(
     folder = need_root("flowers102", root, "imagelabels.mat, setid.mat and jpg/ (or 102flowers.tgz)", FLOWERS_HOME)
     parts = {"train": "trnid", "val": "valid", "test": "tstid"}
     label_file, split_file = (_file(folder, name, FLOWERS_HOME) for name in ("imagelabels.mat", "setid.mat"))
-    labels = _integers(read_mat(read_file(label_file), label_file, "labels")["labels"], label_file)
+    labels = integers(read_mat(read_file(label_file), label_file, "labels")["labels"], label_file)
     splits = read_mat(read_file(split_file), split_file, *parts.values())
     listings = {}
     for part, field in parts.items():
-        numbers = _integers(splits[field], split_file)
+        numbers = integers(splits[field], split_file)
         wrong = [n for n in numbers if not 1 <= n <= len(labels)]
         if wrong:
             raise InvalidInputError(
@@ -94,7 +97,7 @@ def read_pets(root: Path | None, *, image_size: int | None, workers: int = 0, on
         lists[part] = []
         for number, line in _lines(file):
             fields = line.split()  # image, class from 1, species, breed within the species
-            if len(fields) != 4 or not fields[1].isdecimal() or fields[1] == "0":
+            if len(fields) != 4 or not _NUMBER.fullmatch(fields[1]):
                 raise _bad_line(file, number, line, "an image and three numbers")
             label, breed = int(fields[1]) - 1, fields[0].rsplit("_", 1)[0]
             if breeds.setdefault(label, breed) != breed:
@@ -185,13 +188,13 @@ def read_cars(root: Path | None, *, image_size: int | None, workers: int = 0, on
     for part, name in (("train", "devkit/cars_train_annos.mat"), ("test", test_file)):
         file = _file(folder, name, CARS_HOME)
         annotations = read_mat(read_file(file), file, "annotations", simplify=True)["annotations"]
-        entries = [annotations] if isinstance(annotations, dict) else list(annotations)
+        entries = [annotations] if isinstance(annotations, dict) else list(np.atleast_1d(annotations))
         if not all(isinstance(e, dict) and isinstance(e.get("fname"), str) and "class" in e for e in entries):
             raise InvalidInputError(
                 f"{file}: each annotation must have a fname and a class. Test labels are in "
                 f"cars_test_annos_withlabels.mat; get the file anew from {CARS_HOME}."
             )
-        labels = [n - 1 for n in _integers([e["class"] for e in entries], file)]
+        labels = [n - 1 for n in integers([e["class"] for e in entries], file)]
         pictures = [_picture(folder, f"cars_{part}/{e['fname']}") for e in entries]
         listings[part] = Listing(pictures, _checked(labels, len(classes), file, CARS_HOME))
     return decoded_dataset(
@@ -207,8 +210,10 @@ def _file(folder: Path, name: str, home: str) -> Path:
 
 def _picture(folder: Path, name: str, cut_bottom: int = 0) -> Picture:
     # Names come from annotation files: one that leads out of the folder is a mistake or worse.
-    if ".." in name.split("/") or "\\" in name or Path(name).is_absolute():
-        raise InvalidInputError(f"{folder}: an annotation names the file {name!r}, which is out of the set's folders.")
+    if ".." in name.split("/") or "\\" in name or "\0" in name or Path(name).is_absolute():
+        raise InvalidInputError(
+            f"{folder}: an annotation names the file {short(name)}, which is out of the set's folders."
+        )
     return Picture(name, folder / name, cut_bottom)
 
 
@@ -223,13 +228,6 @@ def _lines(file: Path) -> Iterable[tuple[int, str]]:
 
 def _bad_line(file: Path, number: int, line: str, must: str) -> InvalidInputError:
     return InvalidInputError(f"{file}, line {number}: must be {must}; got {line[:80]!r}. Get the file anew.")
-
-
-def _integers(values: object, file: Path) -> list[int]:
-    array = np.asarray(values).reshape(-1)
-    if not np.issubdtype(array.dtype, np.number) or not np.all(array == np.floor(array)):
-        raise InvalidInputError(f"{file}: numbers of images and classes must be integers; got {array.dtype}.")
-    return [int(value) for value in array]
 
 
 def _checked(labels: list[int], num_classes: int, file: Path, home: str) -> list[int]:

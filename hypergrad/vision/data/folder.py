@@ -156,6 +156,8 @@ def _listed(folder: Path) -> _Listed:
                 extension = Path(entry.name).suffix.lower()
                 if entry.is_dir():
                     found.folders.append(Path(entry.path))
+                elif entry.is_file() is False and os.path.exists(entry.path):
+                    found.others.append("pipe, device or socket")
                 elif extension[1:] in EXTENSIONS:
                     found.images.append(Path(entry.path))
                 else:

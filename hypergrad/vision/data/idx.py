@@ -2,14 +2,16 @@
 
 import gzip
 import math
+import os
 import struct
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
+from hypergrad.files import open_regular, short
+from hypergrad.vision.data.archives import LARGEST, Bounded
 from hypergrad.vision.data.base import (
     Dataset,
     ImageSet,
@@ -39,9 +41,10 @@ def read_idx(path: Path) -> Tensor:
         InvalidInputError: the file cannot be read, is cut short or too long, or is not in this format.
     """
     try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        with open_regular(path) as file:
+            stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            content = Bounded(stream, os.fstat(file.fileno()).st_size).read_all(LARGEST)
+    except Exception as error:  # a damaged file raises one of several errors
         raise InvalidInputError(f"{path} cannot be read ({error}); it is damaged or cut short. Get it anew.") from error
     if content[:3] != b"\x00\x00\x08" or len(content) < 4:
         start = content[:4].hex() or "nothing"
@@ -53,11 +56,11 @@ def read_idx(path: Path) -> Tensor:
     shape = struct.unpack(f">{rank}I", content[4:header])
     if len(content) - header != math.prod(shape):
         raise InvalidInputError(
-            f"{path} must hold {math.prod(shape)} bytes for its shape {shape}; it holds {len(content) - header}. It "
-            "is damaged or cut short: get it anew."
+            f"{path} must hold {math.prod(shape)} bytes for its shape {short(shape)}; it holds "
+            f"{len(content) - header}. It is damaged or cut short: get it anew."
         )
     if 0 in shape or not shape:
-        raise InvalidInputError(f"{path} holds an empty array, of shape {shape}. Get it anew.")
+        raise InvalidInputError(f"{path} holds an empty array, of shape {short(shape)}. Get it anew.")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
 
 

@@ -1,7 +1,9 @@
 """One image file, of whatever kind, to one square of 8-bit RGB pixels."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergrad.files import open_regular
 from hypergrad.optional import require
 
 Pixels = NDArray[np.uint8]
 PURPOSE = "Decoding image files"
+#: What Pillow is let try, by content and not by name. Of the others, EPS is a program in PostScript, which Pillow would
+#: have Ghostscript run, and many have decoders that nobody looks after.
+FORMATS = frozenset(
+    {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+)
+#: Pixels of a picture that is decoded at most, a quarter of a gigabyte in RGB: Pillow's own threshold of a warning.
+LARGEST = 89_478_485
 
 
 @dataclass(frozen=True)
@@ -40,15 +50,10 @@ def decode(picture: Picture, side: int) -> Pixels | str:
     Returns:
         Bytes of shape ``(3, side, side)``; or, if the file cannot be decoded to its end, what is wrong with it.
     """
-    image = require("PIL.Image", PURPOSE, "vision")
     operations = require("PIL.ImageOps", PURPOSE, "vision")
-    source = io.BytesIO(picture.source) if isinstance(picture.source, bytes) else picture.source
     try:
-        # Pillow warns of odd metadata; what cannot be decoded raises, and that is what matters here.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with image.open(source) as opened:
-                found = rgb(operations.exif_transpose(opened))
+        with opened(picture.source) as held:
+            found = rgb(operations.exif_transpose(held))
         width, height = found.width, found.height - picture.cut_bottom
         if height < 1:
             return f"it is {found.height} pixels high, of which {picture.cut_bottom} are to be cut off"
@@ -59,6 +64,28 @@ def decode(picture: Picture, side: int) -> Pixels | str:
         raise  # no fault of the file
     except Exception as error:  # decoders raise almost anything on a damaged file
         return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes) -> Iterator[Any]:
+    """An image file as an image of Pillow, of a known format and size; not yet decoded.
+
+    Raises:
+        OSError, ValueError: it is none; Pillow raises almost anything on a damaged file.
+        MissingLibraryError: Pillow is not installed.
+    """
+    image = require("PIL.Image", PURPOSE, "vision")
+    image.init()
+    formats = [name for name in image.OPEN if name in FORMATS]
+    # Pillow warns of odd metadata; what cannot be decoded raises, and that is what matters here.
+    with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        warnings.simplefilter("ignore")
+        with image.open(file, formats=formats) as found:
+            if found.width * found.height > LARGEST:
+                raise ValueError(
+                    f"it has {found.width} x {found.height} pixels, and at most {LARGEST:,d} are decoded; scale it down"
+                )
+            yield found
 
 
 def square(found: Any, side: int) -> Pixels:  # (3, side, side)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.vision.data.archives import check_md5, read_file, read_mat
+from hypergrad.vision.data.archives import check_md5, integers, read_file, read_mat
 from hypergrad.vision.data.base import Dataset, ImageSet, check_labels, check_lengths, missing, need_root
 from hypergrad.vision.data.splits import resize_images
 
@@ -48,7 +48,7 @@ def _read_part(folder: Path, part: str, image_size: int | None, verify: bool) ->
     if verify:
         check_md5(file, MD5[part])
     found = read_mat(read_file(file), file, "X", "y")
-    images, labels = found["X"], found["y"].reshape(-1)
+    images, labels = found["X"], found["y"]
     if images.ndim == 3:  # MATLAB drops a last dimension of 1
         images = images[..., None]
     if images.dtype != np.uint8 or images.shape[:3] != (32, 32, 3) or not np.issubdtype(labels.dtype, np.number):
@@ -56,8 +56,8 @@ def _read_part(folder: Path, part: str, image_size: int | None, verify: bool) ->
             f"{file}: X must be bytes of shape (32, 32, 3, N) and y numbers; they are {images.dtype} {images.shape} "
             f"and {labels.dtype}. Get it anew."
         )
-    check_lengths(images.shape[3], len(labels), file)
-    targets = torch.from_numpy(labels.astype(np.int64))
+    targets = torch.tensor(integers(labels, file), dtype=torch.int64)
+    check_lengths(images.shape[3], len(targets), file)
     check_labels(targets - 1, 10, f"{file} (whose labels 1 to 10 count as 0 to 9 here)")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
     # The digit 0 has the label 10.

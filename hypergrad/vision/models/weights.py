@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,10 @@ def _misfit(name: str, own: Tensor, given: Mapping[str, Tensor]) -> str | None:
         return f"{name} is not in the file"
     if found.shape != own.shape:
         return f"{name} is {tuple(found.shape)} in the file and {tuple(own.shape)} in the network"
+    if found.layout is not torch.strided or found.is_quantized or found.is_complex() or found.device.type != "cpu":
+        return f"{name} is {found.dtype}, {found.layout}, on {found.device} in the file, and must be plain numbers"
+    if found.is_floating_point() and not bool(found.isfinite().all()):
+        return f"{name} has NaN or infinite values in the file"
     if found.is_floating_point() != own.is_floating_point():
         return f"{name} is {found.dtype} in the file and {own.dtype} in the network"
     return None
@@ -123,6 +128,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if kind == ".safetensors":
             content = safetensors.load_file(path, device="cpu")
         else:
+            _check_size(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way in both libraries
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -141,6 +147,15 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{_described(content)}."
         )
     return dict(content)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that is small and claims to be large; those of torch are not compressed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if claimed > size:
+            raise ValueError(f"it has {size} bytes and claims to hold {claimed}")
 
 
 def _described(content: object) -> str:

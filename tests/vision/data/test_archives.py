@@ -17,8 +17,9 @@ import torch
 
 from hypergrad.errors import InvalidInputError
 from hypergrad.vision.data import Dataset, check, read_dataset
-from hypergrad.vision.data.archives import check_md5, unpickle_arrays
+from hypergrad.vision.data.archives import check_md5
 from hypergrad.vision.data.cifar import _CIFAR10, _CIFAR100
+from hypergrad.vision.data.pickles import unpickle_arrays
 
 RNG = np.random.default_rng(0)
 
@@ -122,7 +123,7 @@ HOSTILE = {
     "os.system": (pickle.dumps(Hostile(__import__("os").system, "touch pwned"), 2), "posix.system"),
     "eval": (pickle.dumps([Hostile(eval, "open('pwned', 'w')")], 4), "builtins.eval"),
     "a numpy function": (pickle.dumps(Hostile(np.save, "pwned.npy", 1), 2), "numpy.save"),
-    "in an array": (pickle.dumps(np.array([Hostile(open, "pwned", "w")], dtype=object), 2), "io.open"),
+    "in an array": (pickle.dumps(np.array([Hostile(open, "pwned", "w")], dtype=object), 2), "'O8'"),
     "another codec": (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.", "'rot13'"),
     "attribute chain": (b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.", "numpy.ndarray.__class__"),
     "cut short": (pickle.dumps(np.arange(9), 2)[:-20], "not a whole pickle"),
