@@ -12,7 +12,7 @@ from hypergrad.baselines.processes import is_dead
 from hypergrad.baselines.proposals import History, Method
 from hypergrad.baselines.space import Space, distributions, space_to_json
 from hypergrad.baselines.storages import close_storage, hidden, open_storage, quiet
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.optional import require
 
 #: User attributes of the study: what it is, and how many cells were asked for.
@@ -59,9 +59,11 @@ class Book:
     Args:
         storage: an object of Optuna.
         study: likewise.
+        place: of the storage, for messages.
     """
 
-    def __init__(self, storage: Any, study: Any) -> None:
+    def __init__(self, storage: Any, study: Any, place: str = "The storage") -> None:
+        self.place = place
         self.storage = storage
         self.study = study
         self._states = require("optuna", "A search", "search").trial.TrialState
@@ -72,7 +74,16 @@ class Book:
 
     def read(self) -> Ledger:
         """The study as it is now."""
-        return Ledger(self.study.get_trials(deepcopy=False))
+        try:
+            return Ledger(self.study.get_trials(deepcopy=False))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.place}: {error}") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+            # Optuna takes what is in a journal at its word.
+            raise InvalidInputError(
+                f"{self.place} is damaged: Optuna cannot read it ({type(error).__name__}: {error}). Begin anew in "
+                "another one."
+            ) from error
 
     def add_cell(self, cell: int, plan: Plan) -> None:
         """A WAITING trial for a cell."""
@@ -179,7 +190,7 @@ def create_book(plan: Plan, *, resume: bool) -> Book:
     with quiet():
         storage = open_storage(plan.storage, create=True)
         try:
-            return Book(storage, _study(plan, storage, resume))
+            return Book(storage, _study(plan, storage, resume), hidden(plan.storage))
         except BaseException:
             close_storage(storage)
             raise
@@ -223,7 +234,8 @@ def load_book(storage: str | None, name: str) -> Book:
     """Open a study that must be there.
 
     Raises:
-        InvalidInputError: it is not.
+        UnknownNameError: there is no such study in the storage.
+        InvalidInputError: there is no storage, or it is damaged.
     """
     optuna = require("optuna", "A search", "search")
     if storage is None:
@@ -234,8 +246,8 @@ def load_book(storage: str | None, name: str) -> Book:
             names = [study.study_name for study in opened.get_all_studies()]
             if name not in names:
                 found = ", ".join(map(repr, names)) or "none"
-                raise InvalidInputError(f"There is no search {name!r} in {hidden(storage)}. Found: {found}.")
-            return Book(opened, optuna.load_study(storage=opened, study_name=name))
+                raise UnknownNameError(f"There is no search {name!r} in {hidden(storage)}. Found: {found}.")
+            return Book(opened, optuna.load_study(storage=opened, study_name=name), hidden(storage))
         except BaseException:
             close_storage(opened)
             raise

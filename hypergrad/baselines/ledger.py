@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypergrad.baselines.attempt import CELL, RESERVED, Finished, State
+from hypergrad.errors import InvalidInputError
+from hypergrad.files import short
 
 #: User attributes of the search itself.
 CLAIM, HEARTBEAT, SECONDS, ERROR, ASIDE = (
@@ -24,12 +26,16 @@ class Ledger:
 
     Args:
         trials: all of them, as Optuna's ``FrozenTrial``.
+
+    Raises:
+        InvalidInputError: a trial holds what no search writes: the storage was damaged, or written to by hand.
     """
 
     def __init__(self, trials: Sequence[Any]) -> None:
         self._cells: dict[int, list[Any]] = {}
         self.recorded = 0
         for trial in sorted(trials, key=lambda t: t.number):
+            _check(trial)
             if CELL in trial.user_attrs:
                 self._cells.setdefault(int(trial.user_attrs[CELL]), []).append(trial)
             else:
@@ -85,6 +91,28 @@ class Ledger:
     def seconds(self) -> float:
         """Of the attempts, summed."""
         return math.fsum(a.seconds for a in self.attempts())
+
+
+def _check(trial: Any) -> None:
+    attributes = trial.user_attrs
+    if CELL not in attributes:
+        return
+    claim = attributes.get(CLAIM, {})
+    numbers = [attributes.get(SECONDS, 0), attributes.get(HEARTBEAT, 0), *trial.intermediate_values.values()]
+    if isinstance(claim, dict):
+        numbers += [claim.get("time", 0), claim.get("pid", 0)]
+    counts = [attributes[CELL], *trial.intermediate_values]
+    right = (
+        isinstance(claim, dict)
+        and all(type(n) is int and 0 <= n < 1 << 31 for n in counts)
+        and all(type(n) in (int, float) and (abs(n) < 1e300 or n != n) for n in numbers)
+        and (trial.state.name != "COMPLETE" or (trial.values is not None and len(trial.values) == 1))
+    )
+    if not right:
+        raise InvalidInputError(
+            f"Trial {trial.number} of the study holds what no search writes: {short(attributes, 200)}. The storage was "
+            "damaged, or written to by hand: begin anew in another one."
+        )
 
 
 def finished(trial: Any) -> Finished:

@@ -200,7 +200,9 @@ def _best(path: Path, result: dict[str, Any] | None) -> Recorded | None:
     for attempt in Field(file, "", result).member("attempts").items():
         if attempt.member("number").value == result["best"]:
             folder = attempt.member("run").value
-            return None if folder is None else read_run(path / attempt.member("run").text())
+            if folder is not None and (".." in Path(attempt.member("run").text()).parts or Path(folder).is_absolute()):
+                raise attempt.member("run").error("a folder within the search's")
+            return None if folder is None else read_run(path / folder)
     raise InvalidInputError(f"{file}: best is {result['best']!r}, and there is no attempt of that number. Search anew.")
 
 

@@ -193,11 +193,7 @@ def read_run(path: str | Path) -> Recorded:
         updates=[line for line in lines if line.get("kind") == "update"],
         result=result,
         policies=sorted(
-            (
-                (int(p.stem), Policy.load(p))
-                for p in (path / "policies").glob("*.json")
-                if _EPOCH.fullmatch(p.stem)
-            ),
+            ((int(p.stem), Policy.load(p)) for p in (path / "policies").glob("*.json") if _EPOCH.fullmatch(p.stem)),
             key=lambda entry: entry[0],
         ),
     )
@@ -231,9 +227,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             found.append(content)
         elif content is not None and number < len(lines):  # the last one has no line end: it was being written
             shown = line[:60].decode("utf-8", "replace")
-            raise InvalidInputError(
-                f"{path}, line {number} is no JSON object: {shown!r}. Remove the line."
-            )
+            raise InvalidInputError(f"{path}, line {number} is no JSON object: {shown!r}. Remove the line.")
     return found
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hypergrad.baselines import Finished, SearchResult, read_search
-from hypergrad.errors import HypergradError, InvalidInputError
-from hypergrad.files import Pathlike, read_json, write_atomically
+from hypergrad.errors import HypergradError, InvalidInputError, UnknownNameError
+from hypergrad.files import Field, Pathlike, read_json, write_atomically
 from hypergrad.vision.run import Recorded, read_run
 from hypergrad.vision.searching.attempt_run import BROKE_DOWN
 from hypergrad.vision.searching.plan import FILE, SCHEMA, Plan, read_plan
@@ -52,14 +52,16 @@ def read_searched(path: Pathlike) -> Searched:
     if not (folder / RESULT).is_file():
         try:
             attempts = records(folder, read_search(plan.url(folder), plan.study))
-        except InvalidInputError:  # stopped before its storage was made
+        except UnknownNameError:  # stopped before it was made
+            attempts = []
+        except InvalidInputError:
+            kind, _, place = plan.url(folder).partition(":")
+            if kind == "journal" and Path(place).exists():  # it is damaged
+                raise
             attempts = []
         return Searched(folder, content, attempts, _best(folder, attempts), None)
     held = read_json(folder / RESULT)
-    attempts = [row.value for row in held.member("attempts").items()]
-    for row in held.member("attempts").items():
-        for name in ("number", "state", "value", "run"):
-            row.member(name)
+    attempts = [_check(row) for row in held.member("attempts").items()]
     return Searched(folder, content, attempts, _best(folder, attempts), held.value)
 
 
@@ -70,7 +72,7 @@ def records(folder: Path, result: SearchResult) -> list[dict[str, Any]]:
 
 def _record(folder: Path, attempt: Finished) -> dict[str, Any]:
     run = attempt.notes.get("run")
-    here = isinstance(run, str) and (folder / run / "config.json").is_file()
+    here = isinstance(run, str) and ".." not in Path(run).parts and (folder / run / "config.json").is_file()
     passes = attempt.notes.get("passes")
     return {
         "number": attempt.number,
@@ -97,6 +99,19 @@ def _steps(path: Path) -> int:
 def _best(folder: Path, attempts: list[dict[str, Any]]) -> Recorded | None:
     row = lowest_of(attempts)
     return None if row is None or row["run"] is None else read_run(folder / row["run"])
+
+
+def _check(row: Field) -> dict[str, Any]:
+    """A record of ``result.json``, if it is one; its run lies within the search's folder."""
+    row.member("number").integer(0)
+    row.member("state").one_of("complete", "pruned", "failed")
+    value, run = row.member("value"), row.member("run")
+    if row.value["state"] == "complete":
+        value.number()
+    if run.value is not None and (".." in Path(run.text()).parts or Path(run.text()).is_absolute()):
+        raise run.error("a folder within the search's")
+    checked: dict[str, Any] = row.value
+    return checked
 
 
 def lowest_of(attempts: list[dict[str, Any]]) -> dict[str, Any] | None:
