@@ -32,6 +32,7 @@ class Plan:
         trials: total number of cells; None where only the seconds bound it.
         seconds: no attempt starts once the attempts took that long together.
         pruning: whether the median pruner is asked.
+        retries: how often a cell that failed is tried again by the same call.
     """
 
     storage: str | None
@@ -43,6 +44,7 @@ class Plan:
     trials: int | None
     seconds: float | None
     pruning: bool
+    retries: int = 0
 
     def identity(self) -> dict[str, Any]:
         """What must not change when the search is resumed."""
@@ -171,6 +173,15 @@ class Book:
         for cell in ledger.open_cells(ledger.next_cell() if plan.trials is None else plan.trials):
             self.add_cell(cell, plan)
         self.set_aside_doubles()
+
+    def retry(self, plan: Plan, limit: float) -> bool:
+        """Make trials for cells whose process died, or that failed and may be tried again; whether there are any."""
+        self.bury_dead()
+        cells = self.read().retriable(plan.retries, limit)
+        for cell in cells:
+            self.add_cell(cell, plan)
+        self.set_aside_doubles()
+        return bool(cells)
 
     def result(self, name: str, storage: str | None, trials: int | None = None) -> SearchResult:
         """What has been found so far; the cells missing of ``trials``, or of as many as were asked for."""

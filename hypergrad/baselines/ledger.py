@@ -15,8 +15,8 @@ from hypergrad.errors import InvalidInputError
 from hypergrad.files import short
 
 #: User attributes of the search itself.
-CLAIM, HEARTBEAT, SECONDS, ERROR, ASIDE = (
-    RESERVED + key for key in ("claim", "heartbeat", "seconds", "error", "set aside")
+CLAIM, HEARTBEAT, SECONDS, ERROR, ASIDE, FINAL = (
+    RESERVED + key for key in ("claim", "heartbeat", "seconds", "error", "set aside", "final")
 )
 _STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
@@ -70,6 +70,16 @@ class Ledger:
     def open_cells(self, total: int) -> list[int]:
         """The cells below ``total`` that no trial stands for: not begun, or failed."""
         return [cell for cell in range(total) if self.counting(cell) is None]
+
+    def retriable(self, retries: int, limit: float = math.inf) -> list[int]:
+        """The cells below a limit whose trials all failed, at most ``retries`` times, and might end otherwise."""
+        found = []
+        for cell, trials in sorted(self._cells.items()):
+            tries = [t for t in trials if ASIDE not in t.user_attrs]
+            last = tries[-1] if tries else None
+            if cell < limit and self.counting(cell) is None and last is not None and FINAL not in last.user_attrs:
+                found += [cell] if len(tries) <= retries else []
+        return found
 
     def missing(self, total: int) -> tuple[int, ...]:
         """The cells below ``total`` that are not decided."""

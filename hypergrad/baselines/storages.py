@@ -106,7 +106,9 @@ def _check_journal(path: Path) -> None:
         begin = file.read(len(_BEGIN))
     # A first record may be torn.
     if not _BEGIN.startswith(begin):
-        raise InvalidInputError(f"{path} is no journal of Optuna, or it was damaged: it begins with {begin!r}. Name another file.")
+        raise InvalidInputError(
+            f"{path} is no journal of Optuna, or it was damaged: it begins with {begin!r}. Name another file."
+        )
 
 
 def _open_database(optuna: Any, url: str) -> Any:

@@ -1,15 +1,8 @@
 """A run that is interrupted anywhere and resumed is the uninterrupted run, bit for bit."""
 
 import json
-import os
-import re
-import shutil
 import signal
-import subprocess
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +10,11 @@ import pytest
 import torch
 
 from hypergrad import interruption
-from hypergrad.checkpoint import Checkpoints
-from hypergrad.errors import HypergradWarning, InvalidInputError
-from hypergrad.files import held
 from hypergrad.interruption import Stopped
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
 from hypergrad.vision.recording import train_and_record
-from hypergrad.vision.resuming import OtherRunError, Saver, has_checkpoint
-from hypergrad.vision.run import RunDirectory
+from hypergrad.vision.resuming import has_checkpoint
 
 #: Of every line and file: what a clock said.
 CLOCKS = {"seconds", "cpu_seconds", "search_seconds", "wall_seconds"}
