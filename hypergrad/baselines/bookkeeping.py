@@ -13,6 +13,7 @@ from hypergrad.baselines.proposals import History, Method
 from hypergrad.baselines.space import Space, distributions, space_to_json
 from hypergrad.baselines.storages import close_storage, hidden, open_storage, quiet
 from hypergrad.errors import InvalidInputError, UnknownNameError
+from hypergrad.files import short
 from hypergrad.optional import require
 
 #: User attributes of the study: what it is, and how many cells were asked for.
@@ -162,7 +163,12 @@ class Book:
 
     def total(self) -> int:
         """How many cells were asked for, at most, over all calls."""
-        return int(self.study.user_attrs.get(_TOTAL, 0))
+        held = self.study.user_attrs.get(_TOTAL, 0)
+        if type(held) is not int or not 0 <= held < 1 << 31:
+            raise InvalidInputError(
+                f"{self.place}: {_TOTAL} of the study must be a number of cells; got {short(held)}."
+            )
+        return held
 
     def prepare(self, plan: Plan) -> None:
         """Before the first claim: bury the dead, and make a trial for each cell that needs one."""

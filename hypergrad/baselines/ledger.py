@@ -116,7 +116,10 @@ def _check(trial: Any) -> None:
         isinstance(claim, dict)
         and all(type(n) is int and 0 <= n < 1 << 31 for n in counts)
         and all(type(n) in (int, float) and (abs(n) < 1e300 or n != n) for n in numbers)
-        and (trial.state.name != "COMPLETE" or (trial.values is not None and len(trial.values) == 1))
+        and (
+            trial.state.name != "COMPLETE"
+            or (trial.values is not None and [type(v) for v in trial.values] in ([float], [int]))
+        )
     )
     if not right:
         raise InvalidInputError(
