@@ -1,6 +1,7 @@
 """One malformed input: read, and judged by what came of it."""
 
 import hashlib
+import os
 import random
 import shutil
 import signal
@@ -75,8 +76,8 @@ def _outcome(reader: Reader, folder: Path, file: Path) -> tuple[str, str]:
             reader.read(folder)
     except HypergradError as error:
         message = str(error)
-        # A file of a cell or a checkpoint is named by its folder.
-        named = any(part in message for part in (file.name, file.parent.name))
+        # A checkpoint is named by its folder; a list of images may lead to an image that is not there.
+        named = any(part in message for part in (file.name, file.parent.name, f"{folder}{os.sep}"))
         return ("refused", message) if named and len(message) < 5000 else ("wrong", f"unclear: {message[:500]}")
     except Exception:
         return "wrong", traceback.format_exc()

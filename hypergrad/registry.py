@@ -60,8 +60,10 @@ class Registry(Generic[T]):
         """
         entry = self._entries.get(name)
         if entry is None:
+            shown = repr(name)  # from a file it may be as long as it likes
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
             raise UnknownNameError(
-                f"Unknown {self._kind} {name!r}.{closest(str(name), self.names())} "
+                f"Unknown {self._kind} {shown}.{closest(str(name)[:80], self.names())} "
                 f"Registered: {', '.join(self.names()) or 'none'}."
             )
         if isinstance(entry, str):

@@ -13,6 +13,7 @@ from hypergrad.baselines.proposals import History, Method
 from hypergrad.baselines.space import Space, distributions, space_to_json
 from hypergrad.baselines.storages import close_storage, hidden, open_storage, quiet
 from hypergrad.errors import InvalidInputError, UnknownNameError
+from hypergrad.files import short
 from hypergrad.optional import require
 
 #: User attributes of the study: what it is, and how many cells were asked for.
@@ -32,6 +33,7 @@ class Plan:
         trials: total number of cells; None where only the seconds bound it.
         seconds: no attempt starts once the attempts took that long together.
         pruning: whether the median pruner is asked.
+        retries: how often a cell that failed is tried again by the same call.
     """
 
     storage: str | None
@@ -43,6 +45,7 @@ class Plan:
     trials: int | None
     seconds: float | None
     pruning: bool
+    retries: int = 0
 
     def identity(self) -> dict[str, Any]:
         """What must not change when the search is resumed."""
@@ -160,7 +163,12 @@ class Book:
 
     def total(self) -> int:
         """How many cells were asked for, at most, over all calls."""
-        return int(self.study.user_attrs.get(_TOTAL, 0))
+        held = self.study.user_attrs.get(_TOTAL, 0)
+        if type(held) is not int or not 0 <= held < 1 << 31:
+            raise InvalidInputError(
+                f"{self.place}: {_TOTAL} of the study must be a number of cells; got {short(held)}."
+            )
+        return held
 
     def prepare(self, plan: Plan) -> None:
         """Before the first claim: bury the dead, and make a trial for each cell that needs one."""
@@ -171,6 +179,15 @@ class Book:
         for cell in ledger.open_cells(ledger.next_cell() if plan.trials is None else plan.trials):
             self.add_cell(cell, plan)
         self.set_aside_doubles()
+
+    def retry(self, plan: Plan, limit: float) -> bool:
+        """Make trials for cells whose process died, or that failed and may be tried again; whether there are any."""
+        self.bury_dead()
+        cells = self.read().retriable(plan.retries, limit)
+        for cell in cells:
+            self.add_cell(cell, plan)
+        self.set_aside_doubles()
+        return bool(cells)
 
     def result(self, name: str, storage: str | None, trials: int | None = None) -> SearchResult:
         """What has been found so far; the cells missing of ``trials``, or of as many as were asked for."""

@@ -15,8 +15,8 @@ from hypergrad.errors import InvalidInputError
 from hypergrad.files import short
 
 #: User attributes of the search itself.
-CLAIM, HEARTBEAT, SECONDS, ERROR, ASIDE = (
-    RESERVED + key for key in ("claim", "heartbeat", "seconds", "error", "set aside")
+CLAIM, HEARTBEAT, SECONDS, ERROR, ASIDE, FINAL = (
+    RESERVED + key for key in ("claim", "heartbeat", "seconds", "error", "set aside", "final")
 )
 _STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
@@ -71,6 +71,16 @@ class Ledger:
         """The cells below ``total`` that no trial stands for: not begun, or failed."""
         return [cell for cell in range(total) if self.counting(cell) is None]
 
+    def retriable(self, retries: int, limit: float = math.inf) -> list[int]:
+        """The cells below a limit whose trials all failed, at most ``retries`` times, and might end otherwise."""
+        found = []
+        for cell, trials in sorted(self._cells.items()):
+            tries = [t for t in trials if ASIDE not in t.user_attrs]
+            last = tries[-1] if tries else None
+            if cell < limit and self.counting(cell) is None and last is not None and FINAL not in last.user_attrs:
+                found += [cell] if len(tries) <= retries else []
+        return found
+
     def missing(self, total: int) -> tuple[int, ...]:
         """The cells below ``total`` that are not decided."""
         decided = {a.number for a in self.attempts() if a.state != "failed"}
@@ -106,7 +116,10 @@ def _check(trial: Any) -> None:
         isinstance(claim, dict)
         and all(type(n) is int and 0 <= n < 1 << 31 for n in counts)
         and all(type(n) in (int, float) and (abs(n) < 1e300 or n != n) for n in numbers)
-        and (trial.state.name != "COMPLETE" or (trial.values is not None and len(trial.values) == 1))
+        and (
+            trial.state.name != "COMPLETE"
+            or (trial.values is not None and [type(v) for v in trial.values] in ([float], [int]))
+        )
     )
     if not right:
         raise InvalidInputError(

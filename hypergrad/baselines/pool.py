@@ -97,6 +97,8 @@ def _worker(payload: bytes, send: Any) -> None:
         with closing(load_book(plan.storage, plan.name)) as book:
             for ended in work(objective, plan, book):
                 send.send(("ended", ended))
+    except KeyboardInterrupt:  # this worker was asked to stop, and has ended its attempt; the others go on
+        raise SystemExit(128 + signal.SIGTERM) from None
     except BaseException:
         with contextlib.suppress(OSError):
             send.send(("error", traceback.format_exc()))

@@ -1,5 +1,7 @@
 """The search for parameters at which an objective is lowest, over any number of attempts, workers and interruptions."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -31,6 +33,7 @@ def search(
     workers: int = 1,
     pruning: bool = False,
     resume: bool = False,
+    retries: int = 0,
     progress: bool = True,
     on_attempt: Callable[[Finished], None] | None = None,
 ) -> SearchResult:
@@ -62,6 +65,9 @@ def search(
         pruning: give attempts up by Optuna's median rule, after five complete ones: the best value that was reported
             is worse than the median of the others' at the same step.
         resume: go on with the study of that name where there is one.
+        retries: how often a cell that failed by an exception, or whose process died on this machine, is tried again
+            before the call ends; after that it is failed, with the reason of its last attempt. What hypergrad itself
+            refuses (a loss that is not finite, a bad argument) would be refused again, and is not.
         progress: show progress on stderr.
         on_attempt: called in this process with each attempt of this call that has ended.
 
@@ -90,7 +96,7 @@ def search(
         raise InvalidInputError(f"The objective is called with parameters and an attempt; got {objective!r}.")
     proposer = get_method(method)
     shown = method if isinstance(method, str) else repr(method)
-    plan = Plan(absolute(storage), name, dict(space), proposer, shown, seed, trials, seconds, pruning)
+    plan = Plan(absolute(storage), name, dict(space), proposer, shown, seed, trials, seconds, pruning, retries)
     plan = _checked(plan, workers, resume)
     failures = []
     with closing(create_book(plan, resume=resume)) as book:
@@ -98,14 +104,19 @@ def search(
         book.prepare(plan)
         with _Shown(plan, book, progress) as status:
             # In this process, an objective need not be picklable.
-            ended = work(objective, plan, book) if workers == 1 else work_in_processes(objective, plan, book, workers)
-            with closing(ended):
-                for attempt in ended:
-                    if attempt.state == "failed":
-                        failures.append(attempt)
-                    status.update()
-                    if on_attempt is not None:
-                        on_attempt(attempt)
+            one = work if workers == 1 else functools.partial(work_in_processes, workers=workers)
+            going = True
+            while going:
+                with closing(one(objective, plan, book)) as ended:
+                    for attempt in ended:
+                        if attempt.state == "failed":
+                            failures.append(attempt)
+                        status.update()
+                        if on_attempt is not None:
+                            on_attempt(attempt)
+                # The last worker may have died over its cell.
+                limit = math.inf if plan.trials is None else plan.trials
+                going = workers > 1 and plan.retries > 0 and book.retry(plan, limit)
         result = book.result(name, storage, plan.trials)
     if failures and all(a.state == "failed" for a in result.attempts):
         raise SearchFailedError(
@@ -171,7 +182,8 @@ def _checked(plan: Plan, workers: int, resume: bool) -> Plan:
     check_space(plan.space)
     if not isinstance(plan.name, str) or not plan.name:
         raise InvalidInputError(f"A search's name is a non-empty string; got {plan.name!r}.")
-    for label, number, low in (("trials", plan.trials, 1), ("workers", workers, 1), ("seed", plan.seed, 0)):
+    counts = (("trials", plan.trials, 1), ("workers", workers, 1), ("seed", plan.seed, 0), ("retries", plan.retries, 0))
+    for label, number, low in counts:
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < low):
             raise InvalidInputError(f"{label} must be an integer of at least {low}; got {number!r}.")
     if plan.seconds is not None and not (isinstance(plan.seconds, int | float) and plan.seconds > 0):

@@ -89,7 +89,8 @@ def _open_journal(optuna: Any, path: Path, create: bool) -> Any:
         raise
     except Exception as error:  # JSON of another kind, or none: Optuna takes its journal at its word
         raise InvalidInputError(
-            f"{path} is no journal of Optuna, or it was damaged ({type(error).__name__}: {error}). Name another file."
+            f"{path} is no journal of Optuna, or it was damaged ({type(error).__name__}: {str(error)[:200]}). "
+            "Name another file."
         ) from error
 
 

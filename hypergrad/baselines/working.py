@@ -9,12 +9,12 @@ from typing import Any
 
 from hypergrad.baselines.attempt import CELL, Attempt, Finished, Pruned
 from hypergrad.baselines.bookkeeping import Book, Plan
-from hypergrad.baselines.ledger import CLAIM, ERROR, HEARTBEAT, SECONDS, finished
+from hypergrad.baselines.ledger import CLAIM, ERROR, FINAL, HEARTBEAT, SECONDS, finished
 from hypergrad.baselines.processes import HEARTBEAT as INTERVAL
 from hypergrad.baselines.processes import own_claim
 from hypergrad.baselines.proposals import History
 from hypergrad.baselines.space import check_params
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import HypergradError, InvalidInputError
 from hypergrad.keys import derive
 from hypergrad.optional import require
 
@@ -51,6 +51,8 @@ def _claim(plan: Plan, book: Book) -> Any:
         if plan.seconds is not None and ledger.seconds() >= plan.seconds:
             return None
         waiting = ledger.waiting(limit)
+        if not waiting and plan.retries and book.retry(plan, limit):
+            continue
         if not waiting:
             cell, cells = ledger.next_cell(), plan.method.cells(plan.space)
             if plan.trials is not None or (cells is not None and cell >= cells):
@@ -72,7 +74,7 @@ def _run(objective: Objective, plan: Plan, book: Book, trial: Any) -> Finished |
         on_report=prune,
         on_note=lambda key, value: book.attribute(trial, key, value),
     )
-    value, error, state = None, None, "FAIL"
+    value, error, state, final = None, None, "FAIL", False
     started = time.perf_counter()
     with _heartbeats(book, trial):
         try:
@@ -81,8 +83,12 @@ def _run(objective: Objective, plan: Plan, book: Book, trial: Any) -> Finished |
             state = "PRUNED"
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}"
+            # What we refuse knowingly would be refused again; a full disk is none of these.
+            final = isinstance(failure, HypergradError) and not isinstance(failure, OSError)
         seconds = time.perf_counter() - started
-    notes = {SECONDS: seconds} if error is None else {SECONDS: seconds, ERROR: error}
+    notes: dict[str, Any] = {SECONDS: seconds} if error is None else {SECONDS: seconds, ERROR: error}
+    if final:
+        notes[FINAL] = True
     if not book.end(trial, state, notes, value):
         return None
     return finished(book.storage.get_trial(trial._trial_id))

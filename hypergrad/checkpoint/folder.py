@@ -32,7 +32,7 @@ import hypergrad.version
 from hypergrad.checkpoint.encoding import decode, encode, equal
 from hypergrad.checkpoint.identity import differences
 from hypergrad.errors import CheckpointError, InvalidInputError
-from hypergrad.files import Pathlike, read_bytes, sync_folder, write_atomically
+from hypergrad.files import Pathlike, read_bytes, short, sync_folder, write_atomically
 from hypergrad.optional import require
 
 #: Of the layout of a checkpoint's folder.
@@ -216,12 +216,12 @@ class Checkpoints:
         manifest = _unsealed(folder / _MANIFEST)
         if manifest["schema"] > SCHEMA or (manifest["kind"] == self.kind and manifest["version"] > self.version):
             raise InvalidInputError(
-                f"{folder} was written by hypergrad {manifest['hypergrad']} (schema {manifest['schema']}, version "
+                f"{folder} was written by hypergrad {manifest['hypergrad'][:20]} (schema {manifest['schema']}, version "
                 f"{manifest['version']}), which is newer than this one. Update hypergrad."
             )
         if manifest["kind"] != self.kind:
             raise InvalidInputError(
-                f"{folder} is a checkpoint of {manifest['kind']!r}, not of {self.kind!r}. Name another folder."
+                f"{folder} is a checkpoint of {short(manifest['kind'])}, not of {self.kind!r}. Name another folder."
             )
         data = {name: _checked(folder / name, manifest["files"][name]) for name in (_STATE, _TENSORS)}
         try:
@@ -266,7 +266,9 @@ def _unsealed(path: Path) -> dict[str, Any]:
     kinds = {"schema": int, "kind": str, "version": int, "step": int, "hypergrad": str, "identity": dict, "files": dict}
     wrong = [name for name, kind in kinds.items() if type(manifest.get(name)) is not kind]
     files = [] if wrong else [manifest["files"].get(name) for name in (_STATE, _TENSORS)]
-    if wrong or not all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files):
+    if wrong or not all(
+        isinstance(f, dict) and type(f.get("bytes")) is int and type(f.get("sha256")) is str for f in files
+    ):
         # Its hash is right: made so, or by a program that is not ours.
         raise CheckpointError(f"{path} lacks {', '.join(wrong) or 'its files'}, or has it of another kind.")
     return dict(manifest)

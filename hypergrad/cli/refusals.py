@@ -13,6 +13,8 @@ from hypergrad.files import short
 from hypergrad.registry import closest
 from hypergrad.vision.config import TrainConfig
 
+_ABSENT = object()
+
 
 def validated(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
     """The configuration.
@@ -107,7 +109,7 @@ def _origin(path: list[str], layers: Sequence[Layer]) -> str:
     for layer in reversed(layers):
         held: Any = layer.values
         for part in path:
-            held = held.get(part) if isinstance(held, dict) else None
-        if path and held is not None:
+            held = held.get(part, _ABSENT) if isinstance(held, dict) else _ABSENT
+        if path and held is not _ABSENT:
             return f" (from {layer.origin})"
     return ""

@@ -27,6 +27,7 @@ from hypergrad.vision.searching import (
 from hypergrad.vision.searching.differences import first_difference
 from hypergrad.vision.searching.plan import read_plan, stored
 from hypergrad.vision.searching.recorded_runs import read_recorded
+from hypergrad.vision.searching.running import RETRIES
 from hypergrad.vision.searching.searched import lowest_of
 from hypergrad.vision.searching.table import make_search
 
@@ -74,6 +75,13 @@ def search_parser() -> tuple[Parser, Options]:
     own.add_argument("--with-run", type=Path, metavar="RUN", help="record this finished run beside the attempts")
     own.add_argument("--search-seed", type=int, metavar="N", help="seed of what is proposed (default: --seed)")
     own.add_argument("--pruning", action="store_true", help="give up trainings worse than the median at their epoch")
+    own.add_argument(
+        "--retries",
+        type=int,
+        default=RETRIES,
+        metavar="N",
+        help="times that a training which failed, or whose process died, is tried again (default: %(default)s)",
+    )
     own.add_argument("--workers", type=int, default=1, metavar="N", help="processes that train (default: 1)")
     own.add_argument(
         "--storage", metavar="URL", help="where the attempts are kept (default: a journal file in the folder)"
@@ -104,7 +112,8 @@ def search_command(arguments: Sequence[str]) -> int:
     elif parsed.search is None:
         raise InvalidInputError(f"Give --search NAME or --resume DIR. There are: {', '.join(search_names())}.")
     budget = {"trials": parsed.trials, "seconds": _seconds(parsed)}
-    work = {"workers": parsed.workers, "with_run": parsed.with_run, "progress": not parsed.quiet}
+    work = {name: getattr(parsed, name) for name in ("workers", "retries", "with_run")}
+    work["progress"] = not parsed.quiet
     try:
         if output is not None:
             searched = resume_search(output, **budget, **work)

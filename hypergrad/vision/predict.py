@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.files import Field, read_json, short
 from hypergrad.optional import require
 from hypergrad.vision.data.pictures import Picture, decode, rgb, square
@@ -188,19 +188,28 @@ def load(run: str | Path, *, device: str = "cpu", trust_code: bool = False) -> C
     if _numbers(description.options) > size:
         # Each channel and each layer has at least a number in the file: no network that fits is built for nothing.
         raise InvalidInputError(f"{run / 'model.json'}: the options do not fit {path.name}, which has {size} bytes.")
-    model = build_model(
-        description.name,
-        num_classes=len(description.classes),
-        channels=description.channels,
-        image_size=description.crop or description.pad_to or description.side,
-        **description.options,
-    )
+    model = _built(run / "model.json", description)
     network = Normalised(model, description.mean, description.std)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise InvalidInputError(f"{path} cannot be read into {description.name} ({error}).") from error
     return Classifier(network.to(device), description)
+
+
+def _built(file: Path, description: Description) -> nn.Module:
+    try:
+        return build_model(
+            description.name,
+            num_classes=len(description.classes),
+            channels=description.channels,
+            image_size=description.crop or description.pad_to or description.side,
+            **description.options,
+        )
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{file}: {error}") from error
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file}: {error}") from error
 
 
 def _description(held: Field) -> Description:

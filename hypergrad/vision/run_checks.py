@@ -16,9 +16,9 @@ def check_result(held: Field) -> None:
     """
     part = {"count": _count, "loss": _number, "error": _percent, "top5_error": _percent}
     numbers = ("seconds", "cpu_seconds", "search_seconds", "passes", "search_passes", "wall_seconds")
-    _check(held.member("val"), part, needed=("error",))
-    if held.value.get("test") is not None:
-        _check(held.member("test"), part, needed=("error",))
+    for name in ("val", "test"):
+        if held.value.get(name) is not None:
+            _check(held.member(name), part, needed=("error",))
     _check(
         held,
         {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hypergrad.errors import InvalidInputError
-from hypergrad.files import parse_json
+from hypergrad.files import parse_json, short
 from hypergrad.optional import require
 from hypergrad.vision.data.archives import read_file
 from hypergrad.vision.data.base import Dataset, ImageSet, channel_statistics, missing, need_root
@@ -58,7 +58,10 @@ def read_emoji(root: Path | None, *, image_size: int | None, split_seed: int = 0
     classes = sorted({emoji.category for emoji in google})
     unknown = sorted({emoji.category for emoji in twitter} - set(classes))
     if unknown:
-        raise InvalidInputError(f"{folder}: only Twitter's emoji have the category {unknown[0]!r}. Get both anew.")
+        raise InvalidInputError(
+            f"{folder}: only Twitter's emoji have the category {short(unknown[0])}; the other emoji.json lacks it. Get "
+            "both anew."
+        )
     if image_size is not None:
         google_images, twitter_images = (resize_images(x, image_size) for x in (google_images, twitter_images))
     numbers = {name: label for label, name in enumerate(classes)}

@@ -57,8 +57,12 @@ class _Array(np.ndarray[Any, Any]):
         super().__setstate__((1, shape, kind.dtype, bool(columns_first), content))  # type: ignore[arg-type]
 
 
+class _Kind:
+    """In the place of ``numpy.ndarray``, which a pickle could call with a shape of any size; this takes none."""
+
+
 def _reconstruct(kind: Any, *rest: Any) -> _Array:
-    if kind is not _Array:
+    if kind is not _Kind:
         raise pickle.UnpicklingError("an array that is of another class")
     return np.ndarray.__new__(_Array, (0,), np.uint8)
 
@@ -73,7 +77,7 @@ def _encode(text: str, encoding: str) -> bytes:
 #: What a pickled array of numbers refers to, under numpy's old and new module names.
 _NAMES = {
     ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): _Array,
+    ("numpy", "ndarray"): _Kind,
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,

@@ -1,16 +1,21 @@
 """One attempt of a search: a point becomes a method, the method a run's folder, the run its validation error."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hypergrad.augment import FixedPolicy
-from hypergrad.baselines import Attempt
+from hypergrad.baselines import Attempt, Pruned
 from hypergrad.errors import HypergradError, NonFiniteError
+from hypergrad.files import read_json
+from hypergrad.interruption import graceful
 from hypergrad.vision.config import SavedPolicy, TrainConfig
 from hypergrad.vision.data.base import Dataset
 from hypergrad.vision.recording import train_and_record
+from hypergrad.vision.resuming import FOLDER as CHECKPOINTS
+from hypergrad.vision.resuming import OtherRunError
 from hypergrad.vision.run import Recorded, read_run
 from hypergrad.vision.searching.base import PolicySearch
 from hypergrad.vision.training import Epoch
@@ -32,7 +37,8 @@ class TrainingObjective:
 
     All attempts have the configuration's seed: the same initial weights, images and order, so that they differ by the
     method alone. The run's test error is noted, and decides nothing. An attempt whose folder holds a finished run of
-    exactly its configuration already (its process ended between the training and the ledger) takes that.
+    exactly its configuration already (its process ended between the training and the ledger) takes that, and one
+    that holds an unfinished run of it is gone on with from its newest checkpoint.
 
     Args:
         config: what all share; its method is replaced.
@@ -59,13 +65,11 @@ class TrainingObjective:
         attempt.note("run", name)
         run = self._finished(path, config)
         if run is None:
-            make_room(path)
-
-            def tell(epoch: Epoch) -> None:
-                attempt.report(epoch.epoch, epoch.val_error)
-
             try:
-                train_and_record(config, path, dataset=self.dataset, progress=False, on_epoch=tell)
+                self._train(config, path, attempt)
+            except Pruned:
+                shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)  # it is decided, and never gone on with
+                raise
             except NonFiniteError as error:
                 attempt.note(BROKE_DOWN, str(error))
                 raise
@@ -74,6 +78,37 @@ class TrainingObjective:
         for key, value in measured(run.result).items():
             attempt.note(key, value)
         return float(run.result["val"]["error"])
+
+    def _train(self, config: TrainConfig, path: Path, attempt: Attempt) -> None:
+        """Go on from the newest checkpoint, if an attempt that was stopped left one of this run; else begin."""
+        told: list[int] = []
+
+        def tell(epoch: Epoch) -> None:
+            # Of an attempt that goes on, the study has a new trial, which knows nothing of the epochs before.
+            earlier = [e for e in read_run(path).epochs if e["epoch"] < epoch.epoch] if not told else []
+            for held in earlier:
+                if held.get("val_error") is not None:
+                    attempt.report(held["epoch"], held["val_error"])
+            told.append(epoch.epoch)
+            attempt.report(epoch.epoch, epoch.val_error)
+
+        if not self._is_same(path, config):
+            make_room(path)
+        with graceful():  # a signal leaves a checkpoint
+            try:
+                train_and_record(config, path, dataset=self.dataset, progress=False, on_epoch=tell, resume="auto")
+            except OtherRunError:  # of other code, or damaged
+                make_room(path)
+                train_and_record(config, path, dataset=self.dataset, progress=False, on_epoch=tell, resume="auto")
+
+    def _is_same(self, path: Path, config: TrainConfig) -> bool:
+        """Whether the folder holds what an unfinished run of this configuration left."""
+        if (path / "result.json").exists():  # and :meth:`_finished` did not take it
+            return False
+        try:
+            return TrainConfig.model_validate(read_json(path / "config.json").value) == config
+        except ValueError:
+            return False
 
     def _configured(self, params: Mapping[str, Any], number: int) -> TrainConfig:
         method = self.search.method(params)

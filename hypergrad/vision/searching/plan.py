@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import InvalidInputError, UnknownNameError
 from hypergrad.files import Field, read_json, write_atomically
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.searching.base import PolicySearch
@@ -116,9 +116,15 @@ def read_plan(folder: Path) -> Plan:
             f"{content.file}: config is no configuration of a run: {' '.join(str(error).split())}. Mend it there."
         ) from error
     name = held["search"].text()
+    try:
+        search = make_search(name, held["options"].value)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{content.file}: {error}") from error
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{content.file}: {error}") from error
     return Plan(
         name=name,
-        search=make_search(name, held["options"].value),
+        search=search,
         channels=held["channels"].integer(1),
         study=held["study"].text(),
         trials=_optional(held["trials"], lambda value: value.integer(1)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypergrad import baselines
 from hypergrad.errors import InvalidInputError
-from hypergrad.files import Pathlike, read_json, write_atomically
+from hypergrad.files import Field, Pathlike, read_json, write_atomically
 from hypergrad.vision.config import Standard, TrainConfig
 from hypergrad.vision.run import Recorded, read_run
 from hypergrad.vision.searching.attempt_run import measured
@@ -82,7 +82,17 @@ def check_comparable(plan: Plan, folder: Path, run: Recorded) -> None:
     """
     if run.result is None:
         raise InvalidInputError(f"{run.path} is not finished: it has no result.json. Wait for it, or train it again.")
-    held = TrainConfig.model_validate(run.config).model_copy(update={"method": Standard()})
+    measures = Field(str(run.path / "result.json"), "", run.result)
+    for name in ("seconds", "search_seconds", "passes", "search_passes"):
+        measures.member(name).number(0)
+    measures.member("val").member("error").number(0, 100)
+    measures.member("test")
+    try:
+        held = TrainConfig.model_validate(run.config).model_copy(update={"method": Standard()})
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{run.path / 'config.json'} is no configuration of a run: {' '.join(str(error).split())}. Train it again."
+        ) from error
     differing = first_difference(_compared(plan.config), _compared(held))
     if differing is not None:
         key, wanted, got = differing

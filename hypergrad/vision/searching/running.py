@@ -40,6 +40,9 @@ from hypergrad.vision.searching.watching import Watched
 from hypergrad.vision.splits import make_splits
 from hypergrad.vision.training import train
 
+#: Times that a training is tried again.
+RETRIES = 2
+
 
 def search_and_record(
     config: TrainConfig,
@@ -51,6 +54,7 @@ def search_and_record(
     seconds: float | None = None,
     seed: int | None = None,
     workers: int = 1,
+    retries: int = RETRIES,
     storage: str | None = None,
     pruning: bool = False,
     resume: bool = False,
@@ -74,6 +78,8 @@ def search_and_record(
         seconds: no training starts once those before took that long together, whole attempts measured.
         seed: of what is proposed; None: the configuration's.
         workers: processes, with one torch thread each where there are several.
+        retries: how often a training that failed for a reason outside of it, or whose process died on this machine, is
+            tried again by this call; it goes on from its newest checkpoint.
         storage: where the ledger is: None for a journal file in the folder, or a URL (``"journal:PATH"``,
             ``"postgresql://USER@HOST/DATABASE"``, and for one worker ``"sqlite:///PATH"``).
         pruning: give up trainings that are worse than the median of the others at the same epoch.
@@ -107,6 +113,7 @@ def search_and_record(
             trials=trials,
             seconds=seconds,
             workers=workers,
+            retries=retries,
             with_run=with_run,
             dataset=dataset,
             progress=progress,
@@ -123,7 +130,7 @@ def search_and_record(
         raise InvalidInputError(f"{output} cannot be made ({error.strerror}). Name another output.") from error
     plan.write(folder)
     try:
-        return _run(plan, folder, workers, with_run, dataset, progress, resume=False)
+        return _run(plan, folder, workers, retries, with_run, dataset, progress, resume=False)
     except InvalidInputError:
         if not (folder / TRIALS).exists():  # refused before the first training: as if nothing had been asked
             (folder / FILE).unlink()
@@ -139,6 +146,7 @@ def resume_search(
     trials: int | None = None,
     seconds: float | None = None,
     workers: int = 1,
+    retries: int = RETRIES,
     with_run: Pathlike | None = None,
     dataset: Dataset | None = None,
     progress: bool = True,
@@ -149,7 +157,7 @@ def resume_search(
         path: its folder.
         trials: a larger total than before extends it; None: as before.
         seconds: likewise.
-        workers, with_run, dataset, progress: as for :func:`search_and_record`.
+        workers, retries, with_run, dataset, progress: as for :func:`search_and_record`.
 
     Raises:
         InvalidInputError: no search, or a smaller budget than it has.
@@ -168,7 +176,7 @@ def resume_search(
     if plan != held:
         plan.write(folder)
     _channels(plan.config, dataset)
-    return _run(plan, folder, workers, with_run, dataset, progress, resume=True)
+    return _run(plan, folder, workers, retries, with_run, dataset, progress, resume=True)
 
 
 def _check_new(folder: Path, output: Pathlike) -> None:
@@ -196,6 +204,7 @@ def _run(
     plan: Plan,
     folder: Path,
     workers: int,
+    retries: int,
     with_run: Pathlike | None,
     dataset: Dataset | None,
     progress: bool,
@@ -217,6 +226,7 @@ def _run(
             name=plan.study,
             seed=plan.seed,
             workers=workers,
+            retries=retries,
             pruning=plan.pruning,
             resume=resume,
             progress=progress and not in_epochs,
