@@ -15,6 +15,7 @@ from hypergrad.augment.density import CriticLoss, check_critic, critic_loss, pol
 from hypergrad.augment.policy import Policy
 from hypergrad.batches import KeyedBatches
 from hypergrad.errors import InvalidInputError, NonFiniteError
+from hypergrad.interruption import poll
 from hypergrad.optimizers import OptimizerLike, resolve
 from hypergrad.progress import Progress
 from hypergrad.tree import TensorDict
@@ -167,6 +168,7 @@ def faster_auto_augment(
         Progress(total, "Faster AutoAugment", enabled=progress) as shown,
     ):
         for t in range(total):
+            poll()
             (chosen,) = batches.batch(t)
             x, y = images[chosen.to(images.device)].to(device), targets[chosen.to(targets.device)].to(device)
             x = x.to(like.dtype) if x.is_floating_point() else x.to(like.dtype) / 255

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hypergrad.interruption import poll
 from hypergrad.vision.splits import Part
 
 #: Mistakes that are kept.
@@ -67,15 +68,28 @@ def evaluate(
         classes: their names.
         batch_size: images at a time.
         crop: pixels a side of the central crop; None: whole images.
+
+    Raises:
+        Stopped: a signal has come (see :mod:`hypergrad.interruption`); the network is in the mode it was in.
     """
-    device = next(network.parameters()).device
     training = network.training
     network.eval()
+    try:
+        return _evaluated(network, part, classes, batch_size, crop)
+    finally:
+        network.train(training)
+
+
+def _evaluated(
+    network: nn.Module, part: Part, classes: tuple[str, ...], batch_size: int, crop: int | None
+) -> Evaluation:
+    device = next(network.parameters()).device
     size = len(classes)
     confusion = torch.zeros(size * size, dtype=torch.int64)
     loss, top5 = 0.0, 0
     mistakes: list[Mistake] = []
     for positions in torch.arange(len(part)).split(batch_size):
+        poll()
         pixels, targets = part.draw(positions)
         images = pixels.to(device).float() / 255
         if crop is not None:
@@ -87,7 +101,6 @@ def evaluate(
         mistakes = _worst([*mistakes, *_mistakes(outputs, targets, positions)])
         if size > 5:
             top5 += int((outputs.topk(5, 1).indices == targets[:, None]).sum())
-    network.train(training)
     table = confusion.view(size, size)
     count = len(part)
     return Evaluation(

@@ -23,20 +23,22 @@ class Events:
 
     Args:
         folder: of the event files; made with the first of them.
+        after: epochs that are there already; what other files hold of later ones is void (TensorBoard's purge_step).
 
     Raises:
         MissingLibraryError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, after: int | None = None) -> None:
         self._library = require("torch.utils.tensorboard", "Writing event files for TensorBoard", "tensorboard")
-        self._folder = folder
+        self._folder, self._after = folder, after
         self._writer: Any = None
 
     def add(self, epoch: Epoch) -> None:
         """The numbers of an epoch; what is None is left out."""
         if self._writer is None:
-            self._writer = self._library.SummaryWriter(self._folder)
+            purged = None if self._after is None else self._after + 1
+            self._writer = self._library.SummaryWriter(self._folder, purge_step=purged)
         for name, field in SCALARS.items():
             value = getattr(epoch, field)
             if value is not None:

@@ -65,8 +65,7 @@ class InnerLoop:
 
     def _inner_step(self, step: int, optimizer: torch.optim.Optimizer) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Step number ``step``, from 0; the cross-entropy, 0-d, without a graph, and the batch before the policy."""
-        (positions,) = self.train_order.batch(step)
-        images, targets, index = self._prepared(self.splits.train, positions, derive(self.config.seed, "crop", step))
+        images, targets, index = self._batch(step)
         key = derive(derive(self.config.seed, "policy"), "inner", step)
         with preserved_rng(self.device, key):
             augmented = self._augmented(images, index, derive(key, "inner"))
@@ -79,6 +78,11 @@ class InnerLoop:
         optimizer.step()
         self.passes += 1
         return loss.detach(), (images, targets, index)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of a step before the policy: a function of the seed and the step."""
+        (positions,) = self.train_order.batch(step)
+        return self._prepared(self.splits.train, positions, derive(self.config.seed, "crop", step))
 
     def _prepared(self, part: Part, positions: Tensor, key: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images in [0, 1] after the standard augmentation, targets, and the images' positions, on the device."""

@@ -34,8 +34,8 @@ images: the validation error of such a run is lower than its error on new images
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -93,6 +93,66 @@ class State:
         # An optimizer takes the tensors of a state as they are, and writes into them.
         optimizer.load_state_dict(copy.deepcopy(self._optimizer))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The copies themselves, for a checkpoint."""
+        return {"tensors": self._tensors, "optimizer": self._optimizer}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> "State":
+        """What :meth:`state_dict` gave."""
+        made = cls.__new__(cls)
+        made._tensors = [t.to(device) for t in state["tensors"]]
+        made._optimizer = dict(state["optimizer"])
+        return made
+
+
+@dataclass
+class Interval:
+    """An interval that has begun, and how far its trajectories are.
+
+    Attributes:
+        start: what each of them starts from.
+        best: what the best one so far has left.
+        losses: sum of the best one's losses, 0-d.
+        winner: its number.
+        rewards: of the trajectories that are at their end.
+        taken: the loss of each step of the one that is not.
+        begun: reading of the clock at the start, put back by what was spent in earlier sessions.
+    """
+
+    start: State
+    best: State
+    losses: Tensor
+    winner: int = 0
+    rewards: list[float] = field(default_factory=list)
+    taken: list[Tensor] = field(default_factory=list)
+    begun: float = field(default_factory=time.perf_counter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "start": self.start.state_dict(),
+            "best": self.best.state_dict(),
+            "losses": self.losses,
+            "winner": self.winner,
+            "rewards": self.rewards,
+            "taken": self.taken,
+            "seconds": time.perf_counter() - self.begun,
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> "Interval":
+        """What :meth:`state_dict` gave."""
+        return cls(
+            start=State.of(state["start"], device),
+            best=State.of(state["best"], device),
+            losses=state["losses"].to(device),
+            winner=state["winner"],
+            rewards=list(state["rewards"]),
+            taken=[t.to(device) for t in state["taken"]],
+            begun=time.perf_counter() - state["seconds"],
+        )
+
 
 class Online:
     """The policy, its optimizer, and the intervals.
@@ -109,6 +169,7 @@ class Online:
 
     Attributes:
         outer_step: updates so far.
+        interval: the one that has begun and is not at its end; None between two.
     """
 
     def __init__(
@@ -125,6 +186,7 @@ class Online:
         self.policy, self.optimizer = policy, optimizer
         self.trajectories, self.every, self.draws, self.spread, self.seed = trajectories, every, draws, spread, seed
         self.outer_step = 0
+        self.interval: Interval | None = None
 
     def intervals(self, steps: range) -> Iterator[range]:
         """The steps cut into as few intervals of at most ``every`` as possible, whose lengths differ by at most 1."""
@@ -142,6 +204,9 @@ class Online:
     ) -> tuple[OnlineRecord, Tensor]:
         """An interval of every trajectory, and the update of the policy.
 
+        Where ``advance`` or ``reward`` raises before it has done anything, as it does after a signal, the same call
+        goes on from there; also after :meth:`load_state_dict`, with network and optimizer as they were.
+
         Args:
             steps: of the interval.
             network, optimizer: left as the best trajectory leaves them (the first of several).
@@ -151,25 +216,45 @@ class Online:
         Returns:
             The record, and the sum of the best trajectory's losses, 0-d.
         """
-        begin = time.perf_counter()
-        start = best = State(network, optimizer)
-        rewards: list[float] = []
-        scores: list[Tensor] = []
-        losses, winner = torch.zeros(()), 0
-        for n in range(self.trajectories):
-            if n:
-                start.restore(network, optimizer)
-            drawn = self.draw(n, len(steps))
-            fixed = [drawn.fixed(i, self.policy) for i in range(len(drawn))]
-            total = torch.stack([advance(s, fixed[i * len(drawn) // len(steps)]) for i, s in enumerate(steps)]).sum()
-            rewards.append(reward())
-            scores.append(log_probability(self.policy, drawn, self.spread).sum())
-            if rewards[-1] > max(rewards[:-1], default=float("-inf")):
-                best, losses, winner = State(network, optimizer), total, n
-        best.restore(network, optimizer)
-        norm = self.update(rewards, scores)
-        seconds = time.perf_counter() - begin
-        return OnlineRecord(steps.stop, self.outer_step, tuple(rewards), winner, norm, seconds), losses
+        if self.interval is None:
+            start = State(network, optimizer)
+            self.interval = Interval(start, start, torch.zeros(()))
+        now = self.interval
+        drawn = [self.draw(n, len(steps)) for n in range(self.trajectories)]
+        for n in range(len(now.rewards), self.trajectories):
+            if n and not now.taken:
+                now.start.restore(network, optimizer)
+            fixed = [drawn[n].fixed(i, self.policy) for i in range(len(drawn[n]))]
+            for i in range(len(now.taken), len(steps)):
+                now.taken.append(advance(steps[i], fixed[i * len(fixed) // len(steps)]))
+            now.rewards.append(reward())
+            if now.rewards[-1] > max(now.rewards[:-1], default=float("-inf")):
+                now.best, now.losses, now.winner = State(network, optimizer), torch.stack(now.taken).sum(), n
+            now.taken = []
+        now.best.restore(network, optimizer)
+        norm = self.update(now.rewards, [log_probability(self.policy, d, self.spread).sum() for d in drawn])
+        self.interval = None
+        seconds = time.perf_counter() - now.begun
+        return OnlineRecord(steps.stop, self.outer_step, tuple(now.rewards), now.winner, norm, seconds), now.losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on besides the network and its optimizer."""
+        return {
+            "outer_step": self.outer_step,
+            "policy": {name: p.detach() for name, p in self.policy.named_parameters()},
+            "optimizer": self.optimizer.state_dict(),
+            "interval": None if self.interval is None else self.interval.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, bit for bit."""
+        with torch.no_grad():
+            for name, parameter in self.policy.named_parameters():
+                parameter.copy_(state["policy"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.outer_step = state["outer_step"]
+        device = next(self.policy.parameters()).device
+        self.interval = None if state["interval"] is None else Interval.of(state["interval"], device)
 
     def draw(self, trajectory: int, steps: int) -> SubPolicies:
         """What the trajectory of that number draws in the interval of so many steps before the next update."""

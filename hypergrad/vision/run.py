@@ -11,8 +11,10 @@
     model.json             how to build it again, and what its inputs and outputs are
     samples.safetensors    a few training images, and test images that the network got wrong
     result.json            the final numbers; its presence says that the run is finished
+    checkpoints/           what an interrupted run goes on from (until it is finished); `lock`: its process
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -28,8 +30,9 @@ from torch import nn
 
 import hypergrad.version
 from hypergrad.augment import FixedPolicy, Policy
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import HypergradWarning, InvalidInputError
 from hypergrad.files import write_atomically
+from hypergrad.messages import warn
 from hypergrad.optional import require
 
 #: Of the files' layout.
@@ -47,23 +50,75 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
+    def create(cls, path: str | Path, config: dict[str, Any], *, again: bool = False) -> "RunDirectory":
         """A new folder with the configuration and the environment in it.
+
+        Args:
+            path: of the folder.
+            config: of the run.
+            again: begin anew in the folder of a run that is not finished: its metrics and policies go.
 
         Raises:
             InvalidInputError: the folder exists and is not empty, or cannot be made.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not again and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InvalidInputError(f"{path} exists and is not an empty folder. Name another --output, or remove it.")
         try:
-            (path / "policies").mkdir(parents=True)
+            (path / "policies").mkdir(parents=True, exist_ok=again)
         except OSError as error:
             raise InvalidInputError(f"{path} cannot be made ({error.strerror}). Name another --output.") from error
         run = cls(path)
+        run.rewind({"bytes": 0, "lines": 0}, 0)
         run._write("config.json", config)
         run._write("environment.json", environment())
         return run
+
+    def resumed(self, config: dict[str, Any], step: int) -> None:
+        """Note in ``environment.json`` that the run goes on here and now, after ``step`` inner steps.
+
+        Args:
+            config: of the run; another one only where it was forced.
+            step: that it goes on from.
+        """
+        before = _read(self.path / "environment.json")
+        self._write("config.json", config)
+        again = [*before.pop("resumed", []), {**environment(), "step": step}]
+        self._write("environment.json", {**before, "resumed": again})
+
+    def position(self) -> dict[str, int]:
+        """Bytes and lines of the metrics so far, which are on the disk when this returns."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return {"bytes": 0, "lines": 0}
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+            content = file.read()
+        return {"bytes": len(content), "lines": content.count(b"\n")}
+
+    def rewind(self, position: dict[str, int], epochs: int) -> None:
+        """Cut off what was recorded after a :meth:`position`: lines of the metrics, and policies of later epochs.
+
+        A file that has become shorter than that is left with its whole lines, and a warning.
+        """
+        path, length = self.path / "metrics.jsonl", position["bytes"]
+        if path.exists():
+            with path.open("rb+") as file:
+                content = file.read(length)
+                if len(content) < length:
+                    length = content.rfind(b"\n") + 1
+                file.truncate(length)
+                os.fsync(file.fileno())
+        if (length if path.exists() else 0) < position["bytes"]:
+            warn(
+                f"{path} has lost lines that were written before the checkpoint: it should have {position['lines']}. "
+                "The training goes on; what is missing is missing in the curves, and nowhere else.",
+                HypergradWarning,
+            )
+        for policy in (self.path / "policies").glob("*.json"):
+            if policy.stem.isdecimal() and int(policy.stem) > epochs:
+                with contextlib.suppress(OSError):
+                    policy.unlink()
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to the metrics; the number NaN or an infinity becomes null."""

@@ -1,10 +1,11 @@
 """The training loop that every method shares: inner steps, what the method does between them, and the records."""
 
+import contextlib
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.errors import InvalidInputError, NonFiniteError
+from hypergrad.interruption import Stopped, graceful, poll
 from hypergrad.keys import derive
 from hypergrad.objective import ModelObjective
 from hypergrad.progress import Progress
 from hypergrad.result import StepRecord
 from hypergrad.stepper import HyperStepper
 from hypergrad.vision import policies
+from hypergrad.vision.clock import Clock
 from hypergrad.vision.config import Fixed, Madao, OhlAutoAugment, TrainConfig
 from hypergrad.vision.data.base import Dataset
 from hypergrad.vision.evaluation import Evaluation
@@ -27,7 +30,9 @@ from hypergrad.vision.ohl import Online, OnlineRecord
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.policies import selection_entropy
 from hypergrad.vision.policy_search import Found, find_policy, searches_first
+from hypergrad.vision.resuming import Saver, check_fit, found_again, found_state, record_of, record_state
 from hypergrad.vision.run import RunDirectory
+from hypergrad.vision.run_identity import run_identity
 from hypergrad.vision.splits import Splits, make_splits
 
 __all__ = ["Epoch", "TrainResult", "selection_entropy", "train"]
@@ -37,6 +42,7 @@ def train(
     config: TrainConfig,
     *,
     run: Callable[[], RunDirectory] | None = None,
+    saver: Saver | None = None,
     dataset: Dataset | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -47,32 +53,68 @@ def train(
     Args:
         config: everything that decides the result.
         run: makes the folder that records it, called when nothing is left to be refused; None records nothing.
+        saver: makes checkpoints, and has the one to go on from; needs ``run``. SIGINT and SIGTERM then stop the run
+            where a checkpoint can be made, and make it. None: no checkpoints, and Ctrl-C does what it does elsewhere.
         dataset: in place of the one that the configuration names.
         progress: show progress on stderr.
-        on_epoch: called after each pass.
+        on_epoch: called after each pass; after one that was passed before an interruption, perhaps again.
         on_update: called after each outer step of MADAO, with its record and the policy as it is then; the policy
             stays the one that is trained, and must not be changed.
 
     Raises:
         InvalidInputError, UnknownNameError: the configuration does not fit the data; the message says where.
         NonFiniteError: the training loss is no longer finite.
+        OtherRunError: the checkpoint is another run's, or damaged.
+        Stopped: a signal came. A checkpoint was made, unless the search before the training was broken off, or there
+            was a warning that it could not be made.
     """
-    trainer = _Trainer(config, make_splits(config.data, derive(config.seed, "data"), dataset), run)
-    return trainer.run(progress, on_epoch, on_update)
+    splits = make_splits(config.data, derive(config.seed, "data"), dataset)
+    with contextlib.nullcontext() if saver is None else graceful():
+        trainer = _Trainer(config, splits, run, saver)
+        return trainer.run(progress, on_epoch, on_update)
 
 
 class _Trainer(InnerLoop):
-    """The state of one run."""
+    """The state of one run.
 
-    def __init__(self, config: TrainConfig, splits: Splits, run: Callable[[], RunDirectory] | None) -> None:
+    Attributes:
+        step: inner steps that are done, outer steps included.
+        pending: loss of a further inner step whose outer step was broken off; None where there is none.
+        losses: sum over the steps of the epoch that has begun.
+        updates: of the policy, in that epoch.
+        history: of the epochs that are done.
+        clock: of the training, without evaluation and checkpoints; ``since`` is with them.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        splits: Splits,
+        run: Callable[[], RunDirectory] | None,
+        saver: Saver | None = None,
+    ) -> None:
         super().__init__(config, splits)
         self.stepper: HyperStepper | None = None
         self.online: Online | None = None
         self.search_seconds = 0.0
         self.found: Found | None = None
+        self.saver = saver
+        state = None if saver is None else saver.load(run_identity(config, splits, self.device))
+        if state is not None and state["found"] is not None:
+            self.found, self.search_seconds = found_again(state["found"]), state["found"]["seconds"]
         self.policy = self._policy()
         self.augmentation = self.policy
+        self.sgd = self.optimizer()
+        self.step = 0
+        self.pending: Tensor | None = None
+        self.losses = torch.zeros((), device=self.device)
+        self.updates: list[StepRecord | OnlineRecord] = []
+        self.history: list[Epoch] = []
+        self.clock, self.since = Clock(), Clock()
+        self.val: Evaluation | None = None
         self.directory = None if run is None else run()
+        if state is not None:
+            self._restore(state)
 
     def _policy(self) -> Policy | FixedPolicy | None:
         """What augments; for MADAO the stepper beside it, after a search its result."""
@@ -86,10 +128,11 @@ class _Trainer(InnerLoop):
             self.online = self._online(method)
             return self.online.policy
         if searches_first(method.name):
-            start = time.perf_counter()
-            self.found = find_policy(self.config, self.splits, self.device)
-            self.search_seconds = time.perf_counter() - start
-            return self.found.policy
+            if self.found is None:
+                start = time.perf_counter()
+                self.found = find_policy(self.config, self.splits, self.device)
+                self.search_seconds = time.perf_counter() - start
+            return self.found.policy.to(self.device)
         policy = policies.given_policy(method)
         return None if policy is None else policy.to(self.device)
 
@@ -137,54 +180,35 @@ class _Trainer(InnerLoop):
         on_epoch: Callable[[Epoch], None] | None,
         on_update: Callable[[StepRecord, Policy], None] | None,
     ) -> TrainResult:
-        config, optimizer = self.config, self.optimizer()
+        config = self.config
         if progress and self.weights is not None:
             print(self.weights, file=sys.stderr)
         self.network.train()
-        history: list[Epoch] = []
-        start, evaluating, evaluating_cpu = time.perf_counter(), 0.0, 0.0
-        start_cpu = time.process_time()
-        with Progress(self.steps, f"train {config.method.name}", enabled=progress) as shown:
-            for epoch in range(1, config.epochs + 1):
-                total = torch.zeros((), device=self.device)
-                updates: list[StepRecord | OnlineRecord] = []
-                steps = range((epoch - 1) * self.per_epoch, epoch * self.per_epoch)
-                for done, loss, update in self._strides(steps, optimizer):
-                    total += loss
-                    if update is not None:
-                        updates.append(update)
-                    if on_update is not None and isinstance(update, StepRecord):
-                        assert isinstance(self.policy, Policy)
-                        on_update(update, self.policy)
-                    if done < self.steps:
-                        shown.update(done, _note(epoch, config.epochs, history))
-                train_loss = float(total) / self.per_epoch
-                if not math.isfinite(train_loss):
-                    raise NonFiniteError(
-                        f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({config.lr} now), a warm-up "
-                        "(warmup_epochs) or precision='float32' may help."
-                    )
-                before, before_cpu = time.perf_counter(), time.process_time()
-                val = self._evaluate(self.splits.val)
-                evaluating += time.perf_counter() - before
-                evaluating_cpu += time.process_time() - before_cpu
-                history.append(self._epoch(epoch, train_loss, val, updates, start))
-                self._record(history[-1], updates)
-                if on_epoch is not None:
-                    on_epoch(history[-1])
-            shown.update(self.steps, _note(config.epochs, config.epochs, history))
-        seconds = time.perf_counter() - start - evaluating
-        cpu_seconds = time.process_time() - start_cpu - evaluating_cpu
-        test = None if self.splits.test is None else self._evaluate(self.splits.test)
+        self.clock.start()
+        self.since.start()
+        try:
+            if self.saver is not None and self.found is not None and self.saver.loaded is None:
+                self._save()  # what was searched for is not searched for again
+            with Progress(self.steps, f"train {config.method.name}", enabled=progress) as shown:
+                while len(self.history) < config.epochs:
+                    self._train_epoch(shown, on_update)
+                    self._end_epoch(on_epoch)
+                shown.update(self.steps, _note(config.epochs, config.epochs, self.history))
+            self.clock.stop()
+            val = self._evaluate(self.splits.val) if self.val is None else self.val  # None: before an interruption
+            test = None if self.splits.test is None else self._evaluate(self.splits.test)
+        except Stopped:
+            self._save()
+            raise
         self.network.eval()
         return TrainResult(
             model=self.network,
             policy=self.policy,
-            history=history,
+            history=self.history,
             val=val,
             test=test,
-            seconds=seconds,
-            cpu_seconds=cpu_seconds,
+            seconds=self.clock.wall,
+            cpu_seconds=self.clock.cpu,
             search_seconds=self.search_seconds,
             passes=self.passes,
             search_passes=0.0 if self.found is None else self.found.passes,
@@ -194,12 +218,111 @@ class _Trainer(InnerLoop):
             splits=self.splits,
         )
 
+    def _train_epoch(self, shown: Progress, on_update: Callable[[StepRecord, Policy], None] | None) -> None:
+        """The steps of the epoch that are left."""
+        epoch = len(self.history) + 1
+        for done, loss, update in self._strides(range((epoch - 1) * self.per_epoch, epoch * self.per_epoch), self.sgd):
+            self.losses += loss
+            if update is not None:
+                self.updates.append(update)
+            self.step = done
+            if on_update is not None and isinstance(update, StepRecord):
+                assert isinstance(self.policy, Policy)
+                on_update(update, self.policy)
+            if done < self.steps:
+                shown.update(done, _note(epoch, self.config.epochs, self.history))
+
+    def _end_epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
+        """Evaluate, record, and make a checkpoint if one is due."""
+        epoch, train_loss = len(self.history) + 1, float(self.losses) / self.per_epoch
+        if not math.isfinite(train_loss):
+            raise NonFiniteError(
+                f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({self.config.lr} now), a warm-up "
+                "(warmup_epochs) or precision='float32' may help."
+            )
+        with self.clock.paused():
+            self.val = self._evaluate(self.splits.val)
+        self.history.append(self._epoch(epoch, train_loss, self.val))
+        self._record(self.history[-1])
+        self.losses, self.updates = torch.zeros((), device=self.device), []
+        if on_epoch is not None:
+            on_epoch(self.history[-1])
+        if self.saver is not None and self.saver.due(end_of_epoch=True):
+            self._save()
+
+    def _between(self) -> None:
+        """Between two steps everything is in :meth:`state`: stop here if asked to, or make a checkpoint if one is due.
+
+        Raises:
+            Stopped: a signal has come.
+        """
+        poll()
+        if self.saver is not None and self.saver.due():
+            self._save()
+
+    def _save(self) -> None:
+        if self.saver is not None:
+            with self.clock.paused():
+                self.saver.save(self.state(), step=self.step)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on besides what :func:`run_identity` names."""
+        assert self.directory is not None
+        learner = self.stepper or self.online
+        return {
+            "method": self.config.method.name,
+            "step": self.step,
+            "pending": self.pending,
+            "network": dict(self._tensors()),
+            "optimizer": self.sgd.state_dict(),
+            "learner": None if learner is None else learner.state_dict(),
+            "found": None if self.found is None else found_state(self.found, self.search_seconds),
+            "passes": self.passes,
+            "losses": self.losses,
+            "updates": [record_state(update) for update in self.updates],
+            "history": [asdict(epoch) for epoch in self.history],
+            "per_epoch": self.per_epoch,
+            "clock": self.clock.state_dict(),
+            "since": self.since.state_dict(),
+            "metrics": self.directory.position(),
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            OtherRunError: it does not fit, which only a forced one can.
+        """
+        tensors = dict(self._tensors())
+        check_fit(state, {name: t.shape for name, t in tensors.items()}, self.per_epoch, self.config)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(state["network"][name])
+        self.sgd.load_state_dict(state["optimizer"])
+        learner = self.stepper or self.online
+        if learner is not None:
+            learner.load_state_dict(state["learner"])
+        self.step, self.passes = state["step"], state["passes"]
+        self.pending = None if state["pending"] is None else state["pending"].to(self.device)
+        self.losses = state["losses"].to(self.device)
+        self.updates = [record_of(record) for record in state["updates"]]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.clock, self.since = Clock(**state["clock"]), Clock(**state["since"])
+        if self.directory is not None:
+            self.directory.rewind(state["metrics"], len(self.history))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers, also those that a state_dict of the network would leave out."""
+        yield from self.network.named_parameters()
+        yield from self.network.named_buffers()
+
     def _strides(
         self, steps: range, optimizer: torch.optim.Optimizer
     ) -> Iterator[tuple[int, Tensor, StepRecord | OnlineRecord | None]]:
         """The steps one by one, or interval by interval: the step reached, the sum of the losses, and the update."""
         if self.online is None:
-            for step in steps:
+            for step in range(max(steps.start, self.step), steps.stop):
+                self._between()
                 self._set_lr(step, optimizer)
                 records: list[StepRecord] = []
                 loss = self._step(step, optimizer, records)
@@ -207,11 +330,14 @@ class _Trainer(InnerLoop):
             return
 
         def advance(step: int, augmentation: FixedPolicy) -> Tensor:
+            self._between()
             self.augmentation = augmentation
             self._set_lr(step, optimizer)
             return self._step(step, optimizer, [])
 
         for interval in self.online.intervals(steps):
+            if interval.stop <= self.step:
+                continue  # before an interruption
             record, loss = self.online.run(interval, self.network, optimizer, advance, self._reward)
             yield interval.stop, loss, record
 
@@ -222,18 +348,24 @@ class _Trainer(InnerLoop):
         if self.reward_order is not None:
             (positions,) = self.reward_order.batch(self.online.outer_step)
             part = replace(part, rows=part.rows[positions])
+        error = self._evaluate(part).error
         self.passes += len(part) / self.config.batch_size / 3  # forward only
-        return 1 - self._evaluate(part).error / 100
+        return 1 - error / 100
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, records: list[StepRecord]) -> Tensor:
         """One inner step, and an outer step where one is due; the cross-entropy, 0-d, without a graph."""
-        loss, batch = self._inner_step(step, optimizer)
-        if self.stepper is not None:
-            update = self.stepper.outer_step
-            record = self.stepper.step(lambda: self._outer_batch(update, batch), lambda: self._val_batch(update))
-            if record is not None:
-                records.append(record)
-                self.passes += self._outer_passes(record)
+        if self.stepper is None:
+            return self._inner_step(step, optimizer)[0]
+        if self.pending is None:
+            self.pending, batch = self._inner_step(step, optimizer)
+        else:  # the inner step was taken before an interruption, and its outer step was not
+            batch = self._batch(step)
+        update = self.stepper.outer_step
+        record = self.stepper.step(lambda: self._outer_batch(update, batch), lambda: self._val_batch(update))
+        if record is not None:
+            records.append(record)
+            self.passes += self._outer_passes(record)
+        loss, self.pending = self.pending, None
         return loss
 
     def _set_lr(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -249,6 +381,7 @@ class _Trainer(InnerLoop):
         return outer + (2 + record.matvecs) * inner
 
     def _outer_batch(self, update: int, last: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        poll()
         if self.outer_order is None:
             return last
         (positions,) = self.outer_order.batch(update)
@@ -259,15 +392,8 @@ class _Trainer(InnerLoop):
         images, targets = self.splits.val.draw(positions)
         return self._central(self._as_floats(images.to(self.device))), targets.to(self.device)
 
-    def _epoch(
-        self,
-        epoch: int,
-        train_loss: float,
-        val: Evaluation,
-        updates: list[StepRecord | OnlineRecord],
-        start: float,
-    ) -> Epoch:
-        records = [r for r in updates if isinstance(r, StepRecord)]
+    def _epoch(self, epoch: int, train_loss: float, val: Evaluation) -> Epoch:
+        records = [r for r in self.updates if isinstance(r, StepRecord)]
         norms = [r.grad_norm for r in records]
         learner = self.stepper or self.online
         return Epoch(
@@ -281,13 +407,13 @@ class _Trainer(InnerLoop):
             updates=0 if learner is None else learner.outer_step,
             statuses=dict(Counter(r.status.value for r in records if r.status is not None)),
             hypergradient=sum(norms) / len(norms) if norms else None,
-            seconds=time.perf_counter() - start,
+            seconds=self.since.wall,
         )
 
-    def _record(self, epoch: Epoch, updates: list[StepRecord | OnlineRecord]) -> None:
+    def _record(self, epoch: Epoch) -> None:
         if self.directory is None:
             return
-        for update in updates:
+        for update in self.updates:
             kind = "update" if isinstance(update, StepRecord) else "online"
             self.directory.append({"kind": kind, **update.row()})
         self.directory.append({"kind": "epoch", **asdict(epoch)})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hypergrad.augment import FixedPolicy
 from hypergrad.baselines import Attempt, search
 from hypergrad.errors import InvalidInputError
+from hypergrad.interruption import poll
 from hypergrad.keys import derive, generator
 from hypergrad.optional import require
 from hypergrad.vision.config import FastAutoAugment, TrainConfig
@@ -147,6 +148,7 @@ class AugmentedLoss:
         policy.to(pixels.device)
         total = 0.0
         for index in torch.arange(len(targets), device=pixels.device).split(self.batch_size):
+            poll()
             augmented = policy(pixels[index].float() / 255, key=self.key, index=index)
             total += float(F.cross_entropy(self.network(augmented).float(), targets[index], reduction="sum"))
         return total / len(targets)
