@@ -194,11 +194,12 @@ def _left(output: Path) -> str:
         return "nothing was written"
     if run.result is not None:
         return f"{output} holds the finished run"
-    epochs, further = len(run.epochs), f"hypergrad train --resume {shlex.quote(str(output))}"
+    count = len(run.epochs)
+    epochs, further = f"{count} epoch{'' if count == 1 else 's'}", f"hypergrad train --resume {shlex.quote(str(output))}"
     if has_checkpoint(output):
-        return f"a checkpoint is in {output}, after {epochs} epochs; go on with: {further}"
+        return f"a checkpoint is in {output}, after {epochs}; go on with: {further}"
     return (
-        f"{output} holds the settings, the metrics of {epochs} epochs and their policies, but neither a network nor a "
+        f"{output} holds the settings, the metrics of {epochs} and their policies, but neither a network nor a "
         f"checkpoint; begin anew with: {further}"
     )
 

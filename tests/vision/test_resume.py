@@ -15,12 +15,14 @@ import torch
 
 from hypergrad import interruption
 from hypergrad.checkpoint import Checkpoints, code_identity
+from hypergrad.checkpoint.encoding import decode, encode
 from hypergrad.errors import HypergradWarning, InvalidInputError
 from hypergrad.files import held
 from hypergrad.interruption import Stopped
 from hypergrad.vision import run_identity
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
+from hypergrad.vision.method_loop import MethodLoop
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.resuming import OtherRunError, Saver, has_checkpoint
 from hypergrad.vision.run import read_run
@@ -36,11 +38,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "fixed": {"name": "fixed", "operations": ["Rotate", "Invert"]},
     "madao": {"name": "madao", "every": 2, "warmup": 0.0, "operations": ["Rotate", "Invert"]},
     "madao cg": {
-        "name": "madao", "every": 1, "warmup": 0.0, "operations": ["Rotate", "Invert"], "solver": "auto",
+        "name": "madao", "every": 1, "warmup": 0.0, "operations": ["Rotate", "Invert"], "solver": "cg", "solver_options": {"max_steps": 3},
         "optimizer": "adam", "outer_batch_size": 8, "val_batch_size": 5,
     },
     "madao random": {
-        "name": "madao", "every": 2, "warmup": 0.0, "operations": ["Rotate", "Invert"], "control": "random",
+        "name": "madao", "every": 1, "warmup": 0.0, "operations": ["Rotate", "Invert"], "control": "random",
     },
     "ohl": {
         "name": "ohl-autoaugment", "operations": ["Rotate", "Invert"], "every": 2, "trajectories": 2, "draws": 2,
@@ -184,7 +186,7 @@ def test_broken_off_again_and_again(method: str, whole: Any, signals: Interrupte
     expected, _ = whole(method)
     sessions = 0
     while not (tmp_path / "run" / "result.json").exists():
-        signals.arm(7)
+        signals.arm(12)
         sessions += 1
         try:
             run(tmp_path / "run", method)
@@ -440,3 +442,41 @@ def test_event_files_go_on(signals: Interrupter, tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(path / "tensorboard")).Reload()
     errors = [(e.step, e.value) for e in events.Scalars("error/validation")]
     assert errors == [(e.epoch, pytest.approx(e.val_error)) for e in result.history]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["step", "pending", "network", "optimizer", "learner", "passes", "losses", "updates", "history", "metrics"],
+)
+def test_every_entry_of_the_state_matters(
+    entry: str, whole: Any, signals: Interrupter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the entry as it was at the start, the resumed run is another one, or none."""
+    expected, _ = whole("madao random")
+    states: list[dict[str, Any]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", lambda self, state, step: states.append(encode_decode(state)))
+        broken_off(tmp_path / "at the start", signals, "madao random", at=1)
+
+    def outer(*arguments: Any) -> Any:
+        if path.joinpath("metrics.jsonl").exists() and len(read_run(path).epochs) == 1:
+            calls.append(1)
+        if len(calls) == 2:
+            raise Stopped(signal.SIGTERM)
+        return batch(*arguments)
+
+    path, calls, batch = tmp_path / "run", list[int](), MethodLoop._outer_batch
+    with monkeypatch.context() as patch, pytest.raises(Stopped):  # in the second outer step of the second epoch
+        patch.setattr(MethodLoop, "_outer_batch", outer)
+        run(path, "madao random")
+    load = Saver.load
+    monkeypatch.setattr(Saver, "load", lambda self, identity: {**load(self, identity), entry: states[0][entry]})
+    try:
+        run(path, "madao random")
+    except (InvalidInputError, ValueError, KeyError):
+        return
+    assert left(path) != expected
+
+
+def encode_decode(state: dict[str, Any]) -> dict[str, Any]:
+    return decode(*encode(state))
