@@ -195,7 +195,8 @@ def _left(output: Path) -> str:
     if run.result is not None:
         return f"{output} holds the finished run"
     count = len(run.epochs)
-    epochs, further = f"{count} epoch{'' if count == 1 else 's'}", f"hypergrad train --resume {shlex.quote(str(output))}"
+    epochs = f"{count} epoch{'' if count == 1 else 's'}"
+    further = f"hypergrad train --resume {shlex.quote(str(output))}"
     if has_checkpoint(output):
         return f"a checkpoint is in {output}, after {epochs}; go on with: {further}"
     return (

@@ -38,7 +38,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "fixed": {"name": "fixed", "operations": ["Rotate", "Invert"]},
     "madao": {"name": "madao", "every": 2, "warmup": 0.0, "operations": ["Rotate", "Invert"]},
     "madao cg": {
-        "name": "madao", "every": 1, "warmup": 0.0, "operations": ["Rotate", "Invert"], "solver": "cg", "solver_options": {"max_steps": 3},
+        "name": "madao", "every": 1, "warmup": 0.0, "operations": ["Rotate", "Invert"], "solver": "cg",
+        "solver_options": {"max_steps": 3},
         "optimizer": "adam", "outer_batch_size": 8, "val_batch_size": 5,
     },
     "madao random": {
