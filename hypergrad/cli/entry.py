@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0 done, 1 failed for a reason outside of the input (a full disk), 2 bad input, 130 interrupted.
+        The exit status: 0 done, 1 failed for a reason outside of the input (a full disk), 2 bad input, 75 stopped
+        with a checkpoint (start it again to go on), 130 interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -12,17 +13,23 @@ import torch
 from hypergrad.cli.layers import Layer, Options, environment_layer, file_layer, merged
 from hypergrad.cli.parsing import Parser
 from hypergrad.cli.refusals import validated
-from hypergrad.cli.statuses import DONE, INTERRUPTED
-from hypergrad.errors import HypergradError, NonFiniteError
+from hypergrad.cli.statuses import DONE, INTERRUPTED, STOPPED
+from hypergrad.errors import HypergradError, InvalidInputError, NonFiniteError
 from hypergrad.vision.config import RECIPES, TrainConfig, recipe
 from hypergrad.vision.figures import draw_run
 from hypergrad.vision.recording import train_and_record
+from hypergrad.vision.resuming import OtherRunError, has_checkpoint
 from hypergrad.vision.run import read_run
 from hypergrad.vision.training import TrainResult
 
 #: Images that show what the final policy does.
 _SAMPLES = 6
-_USAGE = "hypergrad train [--recipe NAME] [--data NAME] [--method NAME] [--output DIR] [SETTING ...]"
+_USAGE = """hypergrad train [--recipe NAME] [--data NAME] [--method NAME] [--output DIR] [SETTING ...]
+       hypergrad train --resume DIR
+       hypergrad train --output DIR --resume [SETTING ...]"""
+
+#: Of --resume without a value.
+_HERE = Path()
 
 _EPILOG = """\
 Settings are taken from the recipe, then the file, then the environment, then the options; the later one wins. Where a
@@ -38,6 +45,8 @@ examples:
   hypergrad train --recipe paper-cifar10 --data.root ~/data/cifar --device cuda
   hypergrad train --config runs/first/config.json --seed 1      a run again, with another seed
   hypergrad train --recipe cpu --method.solver cg --method.solver-options max_steps=5,tol=0.01 --print-config
+  hypergrad train --resume runs/first                           go on with an interrupted run, bit for bit
+  hypergrad train --recipe cpu --output runs/first --resume     begin, or go on: one command for a job scheduler
 """
 
 
@@ -54,6 +63,23 @@ def training_parser() -> tuple[Parser, Options]:
     own.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the run, new or empty (default: runs/DATA-METHOD-TIME)"
     )
+    own.add_argument(
+        "--resume",
+        type=Path,
+        nargs="?",
+        const=_HERE,
+        metavar="DIR",
+        help="go on with the run in DIR by its own settings; without DIR: with that in --output, or begin it",
+    )
+    own.add_argument("--force", action="store_true", help="resume although settings, data or code have changed")
+    own.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=5.0,
+        metavar="M",
+        help="age at which a checkpoint is replaced within an epoch; 0: after each step (default: 5)",
+    )
+    own.add_argument("--keep-checkpoints", action="store_true", help="keep them when the run is finished")
     own.add_argument("--print-config", action="store_true", help="print all settings as JSON, and stop")
     own.add_argument("--quiet", action="store_true", help="no progress; print the run's folder only")
     own.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard, too")
@@ -80,19 +106,33 @@ def train_command(arguments: Sequence[str]) -> int:
     """Train; the exit status."""
     parser, options = training_parser()
     parsed = parser.parse_args(arguments)
-    config = read_settings(parsed, options)
+    _check(parsed)
+    resumed: Path | None = None if parsed.resume == _HERE else parsed.resume
+    config = read_settings(parsed, options) if resumed is None else _settings_of(resumed, parsed, options)
     if parsed.print_config:
         print(json.dumps(config.model_dump(mode="json"), indent=2))
         return DONE
-    output = parsed.output or _new_folder(config)
+    output = resumed or parsed.output or _new_folder(config)
+    if parsed.resume is not None and not parsed.quiet:
+        print(f"hypergrad: {_before(output)}", file=sys.stderr)
     try:
-        result = train_and_record(config, output, progress=not parsed.quiet, tensorboard=parsed.tensorboard)
+        result = train_and_record(
+            config,
+            output,
+            progress=not parsed.quiet,
+            tensorboard=parsed.tensorboard,
+            resume="force" if parsed.force else "auto" if parsed.resume is not None else "never",
+            checkpoint_minutes=parsed.checkpoint_minutes,
+            keep_checkpoints=parsed.keep_checkpoints,
+        )
+    except OtherRunError as error:
+        raise InvalidInputError(f"{error}\nOn the command line, --force forces it.") from error
     except NonFiniteError:
         print(f"hypergrad: {_left(output)}", file=sys.stderr)
         raise
     except KeyboardInterrupt:
         print(f"hypergrad: interrupted; {_left(output)}", file=sys.stderr)
-        return INTERRUPTED
+        return STOPPED if has_checkpoint(output) else INTERRUPTED
     pictures = [] if parsed.no_pictures else _pictures(result, output)
     if parsed.quiet:
         print(output)
@@ -105,6 +145,47 @@ def _new_folder(config: TrainConfig) -> Path:
     return Path("runs") / f"{config.data.name}-{config.method.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def _check(parsed: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if parsed.resume is None and parsed.force:
+        raise InvalidInputError(
+            "--force is for resuming. Give --resume DIR, or --output DIR --resume, or leave it out."
+        )
+    if parsed.resume == _HERE and parsed.output is None:
+        raise InvalidInputError("--resume needs to know the run: --resume DIR, or --output DIR --resume.")
+    if parsed.resume not in (None, _HERE):
+        if parsed.output is not None and parsed.output.absolute() != parsed.resume.absolute():
+            raise InvalidInputError(f"--output {parsed.output}: a resumed run stays in its folder. Leave it out.")
+        if not (parsed.resume / "config.json").is_file():
+            raise InvalidInputError(
+                f"{parsed.resume} is no run of hypergrad: it has no config.json. Give the folder of a run."
+            )
+
+
+def _settings_of(folder: Path, parsed: argparse.Namespace, options: Options) -> TrainConfig:
+    """The settings of the run in the folder, below those that were repeated beside it; the environment is passed over.
+
+    Whether they are still the same run's is found when it goes on.
+    """
+    layers = [options.layer(parsed)]
+    if parsed.config is not None:
+        layers.insert(0, file_layer(parsed.config))
+    named = [layer.values["recipe"] for layer in layers if layer.values.get("recipe") is not None]
+    if named:
+        layers.insert(0, Layer(f"the recipe {named[-1]}", recipe(named[-1])))
+    layers.insert(0, file_layer(folder / "config.json"))
+    return validated(merged(layers), layers)
+
+
+def _before(output: Path) -> str:
+    """What there is to go on from, in words."""
+    if (output / "result.json").is_file():
+        return f"the run in {output} is finished; there is nothing to train"
+    if has_checkpoint(output):
+        return f"going on with the run in {output} from its newest checkpoint"
+    return f"{output} has no checkpoint: the run begins" + (" anew" if (output / "config.json").is_file() else "")
+
+
 def _left(output: Path) -> str:
     """What a run that was stopped has on the disk."""
     try:
@@ -113,7 +194,15 @@ def _left(output: Path) -> str:
         return "nothing was written"
     if run.result is not None:
         return f"{output} holds the finished run"
-    return f"{output} holds the settings, the metrics of {len(run.epochs)} epochs and their policies, but no network"
+    count = len(run.epochs)
+    epochs = f"{count} epoch{'' if count == 1 else 's'}"
+    further = f"hypergrad train --resume {shlex.quote(str(output))}"
+    if has_checkpoint(output):
+        return f"a checkpoint is in {output}, after {epochs}; go on with: {further}"
+    return (
+        f"{output} holds the settings, the metrics of {epochs} and their policies, but neither a network nor a "
+        f"checkpoint; begin anew with: {further}"
+    )
 
 
 def _report(result: TrainResult, output: Path, pictures: list[Path]) -> None:

@@ -16,6 +16,7 @@ from hypergrad.errors import InvalidInputError, NonFiniteError
 from hypergrad.files import write_atomically
 from hypergrad.vision.config import Standard, TrainConfig
 from hypergrad.vision.recording import train_and_record
+from hypergrad.vision.resuming import FOLDER, OtherRunError
 from hypergrad.vision.run import SCHEMA, Recorded, RunDirectory, read_run
 from hypergrad.vision.searching import read_searched, search_and_record
 from hypergrad.vision.searching.plan import FILE, read_plan
@@ -23,6 +24,8 @@ from hypergrad.vision.searching.table import make_search
 
 #: What is beside a run's own files: why it broke down, and what the study knows of it.
 _FAILURE, _NOTE = "failure.json", "cell.json"
+#: What a run's folder holds before its configuration.
+_FIRST = ("policies", FOLDER)
 #: What the note was called before; studies of that time are read as well.
 _FORMER_NOTE = "benchmark.json"
 
@@ -92,7 +95,7 @@ def _is_of(path: Path, cell: Cell) -> bool:
 
 
 def make_room(output: Path, cell: Cell) -> None:
-    """Move what an unfinished or another run left out of the way; nothing is deleted. A search is continued.
+    """Move what another run left out of the way; nothing is deleted. An unfinished run or search is continued.
 
     Raises:
         InvalidInputError: what is there is neither a run nor a search.
@@ -100,15 +103,20 @@ def make_room(output: Path, cell: Cell) -> None:
     path = cell_path(output, cell)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if cell.search is not None and _is_of(path, cell):
+    over = (path / "result.json").exists() or (path / _FAILURE).exists()  # and not by this cell, or broken
+    if _is_of(path, cell) and (cell.search is not None or not over):
         return
     # A run that is ended while its folder is made leaves no more than this.
-    begun = path.is_dir() and all(p.name == "policies" or p.name.startswith(".hypergrad-") for p in path.iterdir())
+    begun = path.is_dir() and all(p.name in _FIRST or p.name.startswith(".hypergrad-") for p in path.iterdir())
     if not begun and not (path / "config.json").is_file() and not (path / FILE).is_file():
         raise InvalidInputError(
             f"{path} is in the place of a run, and is none (it has no config.json). Move it away, or name another "
             "--output."
         )
+    _move_aside(path)
+
+
+def _move_aside(path: Path) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}~{number}")).exists():  # no row's folder has a tilde
         number += 1
@@ -137,7 +145,7 @@ def run_cell(cell: Cell, output: Path, extra: Callable[[], dict[str, Any]] | Non
     started, more = time.perf_counter(), extra() if extra is not None else {}
     try:
         if cell.search is None:
-            train_and_record(cell.config, path, progress=False)
+            _train(cell.config, path)
         else:
             search_and_record(
                 cell.config, cell.search, path, options=cell.options, trials=cell.trials, resume=True, progress=False
@@ -149,6 +157,15 @@ def run_cell(cell: Cell, output: Path, extra: Callable[[], dict[str, Any]] | Non
     except InvalidInputError as error:
         raise InvalidInputError(f"{cell.row}, seed {cell.seed}: {error}") from error
     _write(path / _NOTE, {"row": cell.row, **more, "seconds": time.perf_counter() - started, "torch_threads": 1})
+
+
+def _train(config: TrainConfig, path: Path) -> None:
+    """The run, from its newest checkpoint if there is one; one by other code, or damaged, is moved aside."""
+    try:
+        train_and_record(config, path, progress=False, resume="auto")
+    except OtherRunError:
+        _move_aside(path)
+        train_and_record(config, path, progress=False, resume="auto")
 
 
 def share_done(output: Path, cell: Cell) -> float:

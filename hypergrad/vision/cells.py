@@ -65,8 +65,9 @@ def run_cells(
     """Compute the cells that are missing, with one torch thread in each of ``workers`` fresh processes.
 
     A cell is a folder ``output/seed<S>/<row>/``. It is finished when its result is there and its configuration is the
-    wanted one. An unfinished search is continued; anything else of a run in its place is moved aside and run again. A
-    run whose loss is not finite any more is a result: see :func:`~hypergrad.vision.cell_folder.failure`.
+    wanted one. An unfinished search or run of it is continued, a run from its newest checkpoint; anything else of a
+    run in its place is moved aside and run again. A run whose loss is not finite any more is a result: see
+    :func:`~hypergrad.vision.cell_folder.failure`.
 
     Args:
         cells: in the order in which they are run.

@@ -43,7 +43,7 @@ class InnerLoop:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.splits = config, splits
-        self.device = _device(config.device)
+        self.device = resolve_device(config.device)
         self.format = torch.channels_last if config.channels_last else torch.contiguous_format
         network, self.weights = _network(config, splits)
         self.network = network.to(self.device, memory_format=self.format)  # type: ignore[call-overload]
@@ -128,7 +128,12 @@ class InnerLoop:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(self.steps - warmup, 1)))
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """The device that a configuration names.
+
+    Raises:
+        InvalidInputError: torch knows no such device, or sees no GPU.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

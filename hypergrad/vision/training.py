@@ -3,33 +3,29 @@
 import contextlib
 import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergrad.augment import FixedPolicy, Policy
-from hypergrad.errors import InvalidInputError, NonFiniteError
-from hypergrad.interruption import Stopped, graceful, poll
+from hypergrad.augment import Policy
+from hypergrad.errors import NonFiniteError
+from hypergrad.interruption import Stopped, graceful
 from hypergrad.keys import derive
-from hypergrad.objective import ModelObjective
 from hypergrad.progress import Progress
 from hypergrad.result import StepRecord
-from hypergrad.stepper import HyperStepper
-from hypergrad.vision import policies
 from hypergrad.vision.clock import Clock
-from hypergrad.vision.config import Fixed, Madao, OhlAutoAugment, TrainConfig
+from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset
 from hypergrad.vision.evaluation import Evaluation
-from hypergrad.vision.inner_loop import InnerLoop
-from hypergrad.vision.ohl import Online, OnlineRecord
+from hypergrad.vision.inner_loop import resolve_device
+from hypergrad.vision.method_loop import MethodLoop
+from hypergrad.vision.ohl import OnlineRecord
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.policies import selection_entropy
-from hypergrad.vision.policy_search import Found, find_policy, searches_first
 from hypergrad.vision.resuming import Saver, check_fit, found_again, found_state, record_of, record_state
 from hypergrad.vision.run import RunDirectory
 from hypergrad.vision.run_identity import run_identity
@@ -74,12 +70,10 @@ def train(
         return trainer.run(progress, on_epoch, on_update)
 
 
-class _Trainer(InnerLoop):
+class _Trainer(MethodLoop):
     """The state of one run.
 
     Attributes:
-        step: inner steps that are done, outer steps included.
-        pending: loss of a further inner step whose outer step was broken off; None where there is none.
         losses: sum over the steps of the epoch that has begun.
         updates: of the policy, in that epoch.
         history: of the epochs that are done.
@@ -93,20 +87,14 @@ class _Trainer(InnerLoop):
         run: Callable[[], RunDirectory] | None,
         saver: Saver | None = None,
     ) -> None:
-        super().__init__(config, splits)
-        self.stepper: HyperStepper | None = None
-        self.online: Online | None = None
-        self.search_seconds = 0.0
-        self.found: Found | None = None
+        # The identity names the number of threads, which the configuration sets.
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         self.saver = saver
-        state = None if saver is None else saver.load(run_identity(config, splits, self.device))
-        if state is not None and state["found"] is not None:
-            self.found, self.search_seconds = found_again(state["found"]), state["found"]["seconds"]
-        self.policy = self._policy()
-        self.augmentation = self.policy
+        state = None if saver is None else saver.load(run_identity(config, splits, resolve_device(config.device)))
+        held = None if state is None else state["found"]
+        super().__init__(config, splits, None if held is None else (found_again(held), held["seconds"]))
         self.sgd = self.optimizer()
-        self.step = 0
-        self.pending: Tensor | None = None
         self.losses = torch.zeros((), device=self.device)
         self.updates: list[StepRecord | OnlineRecord] = []
         self.history: list[Epoch] = []
@@ -115,64 +103,6 @@ class _Trainer(InnerLoop):
         self.directory = None if run is None else run()
         if state is not None:
             self._restore(state)
-
-    def _policy(self) -> Policy | FixedPolicy | None:
-        """What augments; for MADAO the stepper beside it, after a search its result."""
-        method, channels = self.config.method, self.splits.channels
-        if isinstance(method, Madao | Fixed):
-            family = policies.learned_policy(method, channels).to(self.device)
-            if isinstance(method, Madao):
-                self.stepper = self._stepper(method, family)
-            return family.policy
-        if isinstance(method, OhlAutoAugment):
-            self.online = self._online(method)
-            return self.online.policy
-        if searches_first(method.name):
-            if self.found is None:
-                start = time.perf_counter()
-                self.found = find_policy(self.config, self.splits, self.device)
-                self.search_seconds = time.perf_counter() - start
-            return self.found.policy.to(self.device)
-        policy = policies.given_policy(method)
-        return None if policy is None else policy.to(self.device)
-
-    def _stepper(self, method: Madao, family: Any) -> HyperStepper:
-        members = [family] if self.after is None else [family, policies.Applied(self.after)]
-        objective = ModelObjective(self.network, members, weight_decay=self.config.weight_decay)
-        self.val_order = self.splits.val.order(
-            method.val_batch_size or self.config.batch_size, derive(self.config.seed, "val-order")
-        )
-        self.outer_order = None
-        if method.outer_batch_size is not None:
-            self.outer_order = self.splits.train.order(method.outer_batch_size, derive(self.config.seed, "outer-order"))
-        return HyperStepper(
-            objective,
-            policies.policy_optimizer(method),
-            every=method.every,
-            warmup=int(method.warmup * self.steps),
-            estimator=policies.estimator(method, self.config.lr, derive(self.config.seed, "control")),
-            seed=derive(self.config.seed, "policy"),
-        )
-
-    def _online(self, method: OhlAutoAugment) -> Online:
-        if method.every > self.steps:
-            raise InvalidInputError(
-                f"method.every={method.every} is larger than the {self.steps} inner steps of the run ({self.per_epoch} "
-                "an epoch), so there is no interval of that length. Give a smaller one, or more epochs."
-            )
-        self.reward_order = None
-        if method.reward_images is not None:
-            self.reward_order = self.splits.val.order(method.reward_images, derive(self.config.seed, "reward-order"))
-        policy = policies.starting_policy(method, self.splits.channels).to(self.device)
-        return Online(
-            policy,
-            policies.policy_optimizer(method)(policy.parameters()),
-            trajectories=method.trajectories,
-            every=method.every,
-            draws=method.draws,
-            spread=method.spread,
-            seed=derive(self.config.seed, "policy"),
-        )
 
     def run(
         self,
@@ -251,12 +181,8 @@ class _Trainer(InnerLoop):
             self._save()
 
     def _between(self) -> None:
-        """Between two steps everything is in :meth:`state`: stop here if asked to, or make a checkpoint if one is due.
-
-        Raises:
-            Stopped: a signal has come.
-        """
-        poll()
+        """Everything is in :meth:`state`: stop here if asked to, or make a checkpoint if one is due."""
+        super()._between()
         if self.saver is not None and self.saver.due():
             self._save()
 
@@ -315,82 +241,6 @@ class _Trainer(InnerLoop):
         """Parameters and buffers, also those that a state_dict of the network would leave out."""
         yield from self.network.named_parameters()
         yield from self.network.named_buffers()
-
-    def _strides(
-        self, steps: range, optimizer: torch.optim.Optimizer
-    ) -> Iterator[tuple[int, Tensor, StepRecord | OnlineRecord | None]]:
-        """The steps one by one, or interval by interval: the step reached, the sum of the losses, and the update."""
-        if self.online is None:
-            for step in range(max(steps.start, self.step), steps.stop):
-                self._between()
-                self._set_lr(step, optimizer)
-                records: list[StepRecord] = []
-                loss = self._step(step, optimizer, records)
-                yield step + 1, loss, records[0] if records else None
-            return
-
-        def advance(step: int, augmentation: FixedPolicy) -> Tensor:
-            self._between()
-            self.augmentation = augmentation
-            self._set_lr(step, optimizer)
-            return self._step(step, optimizer, [])
-
-        for interval in self.online.intervals(steps):
-            if interval.stop <= self.step:
-                continue  # before an interruption
-            record, loss = self.online.run(interval, self.network, optimizer, advance, self._reward)
-            yield interval.stop, loss, record
-
-    def _reward(self) -> float:
-        """Accuracy on validation images, the same ones for all trajectories of an interval, in [0, 1]."""
-        assert self.online is not None
-        part = self.splits.val
-        if self.reward_order is not None:
-            (positions,) = self.reward_order.batch(self.online.outer_step)
-            part = replace(part, rows=part.rows[positions])
-        error = self._evaluate(part).error
-        self.passes += len(part) / self.config.batch_size / 3  # forward only
-        return 1 - error / 100
-
-    def _step(self, step: int, optimizer: torch.optim.Optimizer, records: list[StepRecord]) -> Tensor:
-        """One inner step, and an outer step where one is due; the cross-entropy, 0-d, without a graph."""
-        if self.stepper is None:
-            return self._inner_step(step, optimizer)[0]
-        if self.pending is None:
-            self.pending, batch = self._inner_step(step, optimizer)
-        else:  # the inner step was taken before an interruption, and its outer step was not
-            batch = self._batch(step)
-        update = self.stepper.outer_step
-        record = self.stepper.step(lambda: self._outer_batch(update, batch), lambda: self._val_batch(update))
-        if record is not None:
-            records.append(record)
-            self.passes += self._outer_passes(record)
-        loss, self.pending = self.pending, None
-        return loss
-
-    def _set_lr(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = self.config.lr * self._lr_factor(step)
-
-    def _outer_passes(self, record: StepRecord) -> float:
-        """The two gradients, the products and the mixed derivative, in passes over a training batch."""
-        method = self.config.method
-        assert isinstance(method, Madao)
-        inner = (method.outer_batch_size or self.config.batch_size) / self.config.batch_size
-        outer = (method.val_batch_size or self.config.batch_size) / self.config.batch_size
-        return outer + (2 + record.matvecs) * inner
-
-    def _outer_batch(self, update: int, last: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        poll()
-        if self.outer_order is None:
-            return last
-        (positions,) = self.outer_order.batch(update)
-        return self._prepared(self.splits.train, positions, derive(self.config.seed, "outer-crop", update))
-
-    def _val_batch(self, update: int) -> tuple[Tensor, Tensor]:
-        (positions,) = self.val_order.batch(update)
-        images, targets = self.splits.val.draw(positions)
-        return self._central(self._as_floats(images.to(self.device))), targets.to(self.device)
 
     def _epoch(self, epoch: int, train_loss: float, val: Evaluation) -> Epoch:
         records = [r for r in self.updates if isinstance(r, StepRecord)]

@@ -87,13 +87,14 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     out, err = capsys.readouterr()
     assert not out
     assert err == (
-        "hypergrad: interrupted; a holds the settings, the metrics of 1 epochs and their policies, but no network\n"
+        "hypergrad: interrupted; a holds the settings, the metrics of 1 epoch and their policies, but neither a "
+        "network nor a checkpoint; begin anew with: hypergrad train --resume a\n"
     )
     assert len(read_run("a").policies) == 1
 
 
 def test_ctrl_c_before_the_first_step(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*arguments: object) -> None:
+    def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunDirectory, "create", stop)

@@ -2,14 +2,18 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
+import signal
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hypergrad import interruption
 from hypergrad.errors import InvalidInputError
+from hypergrad.interruption import Stopped
 from hypergrad.vision import cells as module
 from hypergrad.vision.cell_folder import run_cell
 from hypergrad.vision.cells import Cell, cell_path, failure, is_finished, note, parse_seeds, run_cells
@@ -78,7 +82,9 @@ def test_a_finished_cell_is_used_again_and_another_configuration_is_not(tmp_path
 
 
 @pytest.mark.parametrize("damage", ["no result", "broken result", "another schema"])
-def test_an_unfinished_run_is_moved_aside_and_run_again(tmp_path: Path, here: list[str], damage: str) -> None:
+def test_an_unfinished_run_is_run_again_in_its_place_and_a_broken_one_aside(
+    tmp_path: Path, here: list[str], damage: str
+) -> None:
     (first,) = run_cells([_cell()], tmp_path, workers=1, quiet=True).values()
     file = first.path / "result.json"
     if damage == "no result":
@@ -88,7 +94,37 @@ def test_an_unfinished_run_is_moved_aside_and_run_again(tmp_path: Path, here: li
     (again,) = run_cells([_cell()], tmp_path, workers=1, quiet=True).values()
     clocks = {name: again.result[name] for name in ("seconds", "cpu_seconds", "wall_seconds")}
     assert again.result == first.result | clocks
-    assert (tmp_path / "seed0" / "standard~1" / "config.json").is_file() and here == ["standard", "standard"]
+    aside = tmp_path / "seed0" / "standard~1" / "config.json"
+    assert aside.is_file() == (damage != "no result") and here == ["standard", "standard"]
+
+
+def test_a_cell_that_was_interrupted_goes_on_from_its_checkpoint(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = run_cells([_cell()], tmp_path / "whole", workers=1, quiet=True).values()
+    polls = itertools.count()
+    monkeypatch.setattr(interruption, "asked", lambda: signal.SIGTERM if next(polls) >= 3 else None)
+    with pytest.raises(Stopped):
+        run_cells([_cell()], tmp_path, workers=1, quiet=True)
+    monkeypatch.setattr(interruption, "asked", lambda: None)
+    (again,) = run_cells([_cell()], tmp_path, workers=1, quiet=True).values()
+    assert (again.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert again.environment["resumed"][0]["step"] == 2  # and the evaluation between was done again
+    assert [p.name for p in (tmp_path / "seed0").iterdir()] == ["standard"]
+
+
+def test_a_checkpoint_of_other_code_is_moved_aside(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = itertools.count()
+    monkeypatch.setattr(interruption, "asked", lambda: signal.SIGTERM if next(polls) >= 3 else None)
+    with pytest.raises(Stopped):
+        run_cells([_cell()], tmp_path, workers=1, quiet=True)
+    monkeypatch.setattr(interruption, "asked", lambda: None)
+    monkeypatch.setattr("hypergrad.vision.run_identity.code_identity", lambda: {"hypergrad": "9"})
+    (again,) = run_cells([_cell()], tmp_path, workers=1, quiet=True).values()
+    assert "resumed" not in again.environment
+    assert (tmp_path / "seed0" / "standard~1" / "checkpoints").is_dir()
 
 
 def test_a_run_that_was_ended_while_its_folder_was_made_is_no_obstacle(tmp_path: Path, here: list[str]) -> None:

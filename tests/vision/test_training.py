@@ -181,7 +181,7 @@ def test_cpu_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> No
         clock[0] += 1
         return inner_step(self, *args)
 
-    monkeypatch.setattr("hypergrad.vision.training.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("hypergrad.vision.clock.time.process_time", lambda: clock[0])
     monkeypatch.setattr("hypergrad.vision.inner_loop.evaluate", slow)
     monkeypatch.setattr(_Trainer, "_step", step)
     result = run("standard", epochs=3)
