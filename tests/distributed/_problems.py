@@ -73,4 +73,5 @@ def problem(name, *, keyed=False, **options):
     if keyed:
         data = hypergrad.KeyedBatches(*train[:2], batch_size=11, seed=4), hypergrad.KeyedBatches(*val, batch_size=7)
         return hypergrad.BilevelProblem.for_model(model, family(name, model), train_data=data[0], val_data=data[1])
-    return hypergrad.BilevelProblem.for_model(model, family(name, model))
+    # A fixed decay, too: the baseline of the score-function term is of the loss without the penalty.
+    return hypergrad.BilevelProblem.for_model(model, family(name, model), weight_decay=0.05)
