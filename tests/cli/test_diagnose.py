@@ -41,7 +41,7 @@ def test_a_learned_policy_at_the_end_of_its_run(runs: Path, capsys: pytest.Captu
 
 
 def test_the_point_is_the_run_s(runs: Path) -> None:
-    finished = _Finished(runs / "madao", "cpu")
+    finished = _Finished(runs / "madao", "cpu", trust_code=False)
     policy = Policy.load(runs / "madao" / "policy.json")
     assert bool(policy.pi.any())
     held = finished.objective.hparams
