@@ -170,8 +170,8 @@ def make_logistic(path: Path, *, condition: float, seed: int, samples: int, feat
 
     def solve(log_decay: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         h, w = log_decay + spread, np.zeros(features)
-        for _ in range(100):
-            p = 1 / (1 + np.exp(-x @ w))
+        for _ in range(30):
+            p = 0.5 * (1 + np.tanh(x @ w / 2))
             gradient = x.T @ (p - y) / samples + np.exp(h) * w
             hessian = (x.T * (p * (1 - p) / samples)) @ x + np.diag(np.exp(h))
             step = np.linalg.solve(hessian, gradient)
@@ -180,13 +180,13 @@ def make_logistic(path: Path, *, condition: float, seed: int, samples: int, feat
                 break
         return h, w, hessian
 
-    low, high = -20.0, 3.0
+    low, high = -14.0, 3.0
     for _ in range(24):
         middle = (low + high) / 2
         low, high = (middle, high) if np.linalg.cond(solve(middle)[2]) > condition else (low, middle)
     h, w, hessian = solve((low + high) / 2)
     values = np.linalg.eigvalsh(hessian)
-    b = x_val.T @ (1 / (1 + np.exp(-x_val @ w)) - y_val) / samples
+    b = x_val.T @ (0.5 * (1 + np.tanh(x_val @ w / 2)) - y_val) / samples
     exact = -np.exp(h) * w * np.linalg.solve(hessian, b)
     held = {"x": x, "y": y, "x_val": x_val, "y_val": y_val, "h": h, "w.w": w}
     np.savez(path, kind="logistic", top=values[-1], **held)
