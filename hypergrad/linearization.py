@@ -230,11 +230,11 @@ class Linearization(Curvature):
             value, grads = _kept_gradient(loss, self._params, self._hparams, ours=ours)
         check_double_backward(value, self._params)
         self._value = value.detach()
-        self._gradient = self.layout.flatten([g.detach() for g in grads])  # (P,)
-        # An entry that is linear in everything has no graph: its rows of H and of the cross derivative are 0.
-        self._rows = [i for i, g in enumerate(grads) if g.requires_grad]
-        self._grads = [grads[i] for i in self._rows]
-        if not self._rows and not bool(self.gradient.any()):
+        # One tensor, so that a product has one output. An entry that is linear in everything has no graph: its rows of
+        # H and of the cross derivative are 0.
+        self._flat = self.layout.flatten(grads)  # (P,)
+        self._gradient = self._flat.detach()
+        if not self._flat.requires_grad and not bool(self._gradient.any()):
             raise InvalidInputError(
                 "inner_loss does not depend on params: compute it from the params argument, without detach or no_grad."
             )
@@ -248,14 +248,9 @@ class Linearization(Curvature):
         return dict(zip(self._hparams, self._vjp(x, list(self._hparams.values())), strict=True))
 
     def _vjp(self, v: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
-        if not self._grads:
+        if not self._flat.requires_grad:
             return [None] * len(inputs)
-        parts = self.layout.unflatten(v)
-        return list(
-            torch.autograd.grad(
-                self._grads, inputs, [parts[i] for i in self._rows], retain_graph=True, allow_unused=True
-            )
-        )
+        return list(torch.autograd.grad(self._flat, inputs, v, retain_graph=True, allow_unused=True))
 
 
 def _kept_gradient(

@@ -73,7 +73,7 @@ def test_layers_of_ours_are_in_the_graph_and_only_where_wanted(name):
 
     def functions(products):
         A = Linearization(loss, params, hparams, products=products)
-        left, seen = [g.grad_fn for g in A._grads], set()
+        left, seen = [A._flat.grad_fn], set()
         while left:
             node = left.pop()
             if node is not None and node not in seen:
