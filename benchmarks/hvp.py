@@ -26,8 +26,10 @@ from pathlib import Path
 import torch
 from _cells import environment, git_commit, write_json
 from _hvp_figure import plot
-from _hvp_measure import measure
+from _hvp_measure import measure, summary
 from _hvp_table import render
+
+__all__ = ["main", "measure", "positive", "summary"]
 
 RESULT = Path(__file__).resolve().parent / "results" / "hvp.json"
 
