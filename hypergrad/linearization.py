@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hypergrad.errors import FallbackWarning, InvalidInputError
+from hypergrad.errors import InvalidInputError
 from hypergrad.interruption import poll
 from hypergrad.keys import preserved_rng
-from hypergrad.messages import warn
+from hypergrad.second_order import Towards, replaced
 from hypergrad.tree import Layout, TensorDict
 
 #: Above this many parameters a dense Hessian is refused: 20,000 squared is 3.2 GB in float64.
@@ -119,13 +119,11 @@ class Curvature(ABC):
         damping: added to the diagonal of ``A``.
 
     Attributes:
-        value: the inner loss, 0-d, detached.
-        gradient: ``df/dw``, flat ``(P,)``, detached.
         matvecs: products with ``A`` so far.
     """
 
-    value: Tensor
-    gradient: Tensor
+    _value: Tensor
+    _gradient: Tensor
 
     def __init__(self, params: Mapping[str, Tensor], hparams: Mapping[str, Tensor], damping: float) -> None:
         self.layout = Layout.of(params, "params")
@@ -141,6 +139,16 @@ class Curvature(ABC):
     @abstractmethod
     def cross_vjp(self, x: Tensor) -> dict[str, Tensor | None]:
         """``[d2f/dh dw] x`` for ``x`` ``(P,)``, like ``hparams``; None where the inner gradient does not reach h."""
+
+    @property
+    def value(self) -> Tensor:  # ()
+        """The inner loss, detached."""
+        return self._value
+
+    @property
+    def gradient(self) -> Tensor:  # (P,)
+        """``df/dw``, flat and detached."""
+        return self._gradient
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -187,17 +195,20 @@ class Curvature(ABC):
 class Linearization(Curvature):
     """The inner loss at one point, linearised once: ``A = H + damping I`` and the cross derivative.
 
-    ``torch.func.grad`` of the loss is taken while detached views of parameters and hyperparameters require grad, so
-    the gradient keeps an ordinary autograd graph. Every product is one backward pass over that graph and asks only for
-    what it needs: parameters for ``A @ v``, hyperparameters for :meth:`cross_vjp`. Whatever noise the loss drew is part
-    of the graph, hence the same in every product.
+    The gradient with respect to detached views of the parameters is formed once, with its graph. Every product is one
+    backward pass over that graph and asks only for what it needs: parameters for ``A @ v``, hyperparameters for
+    :meth:`cross_vjp`. Whatever noise the loss drew is part of the graph, hence the same in every product. Convolutions
+    and normalisation layers are differentiated by functions of our own (:mod:`hypergrad.second_order`), which is where
+    a product by plain double backward loses a sixth of its time.
 
     Args:
-        loss: ``loss(params, hparams) -> scalar``, evaluated once (twice where ``torch.func`` refuses it).
+        loss: ``loss(params, hparams) -> scalar``, evaluated once.
         params: the point ``w``; P elements in all.
         hparams: the point ``h``.
         damping: added to the diagonal of ``A``.
         precision: of the forward pass, see :data:`Precision`.
+        products: whether products will be asked for; where only the cross term will be, torch's own layers are used,
+            whose first backward pass has less overhead.
 
     Raises:
         InvalidInputError: the loss is no scalar, does not depend on the parameters, or cannot be differentiated twice.
@@ -211,17 +222,19 @@ class Linearization(Curvature):
         *,
         damping: float = 0.0,
         precision: Precision = "float32",
+        products: bool = True,
     ) -> None:
         super().__init__(params, hparams, damping)
+        ours = products and precision == "float32"
         with twice_differentiable(self.layout.device, precision):
-            value, grads = _kept_gradient(loss, self._params, self._hparams)
+            value, grads = _kept_gradient(loss, self._params, self._hparams, ours=ours)
         check_double_backward(value, self._params)
-        self.value = value.detach()
-        self.gradient = self.layout.flatten([g.detach() for g in grads])  # (P,)
-        # An entry that is linear in everything has no graph: its rows of H and of the cross derivative are 0.
-        self._rows = [i for i, g in enumerate(grads) if g.requires_grad]
-        self._grads = [grads[i] for i in self._rows]
-        if not self._rows and not bool(self.gradient.any()):
+        self._value = value.detach()
+        # One tensor, so that a product has one output. An entry that is linear in everything has no graph: its rows of
+        # H and of the cross derivative are 0.
+        self._flat = self.layout.flatten(grads)  # (P,)
+        self._gradient = self._flat.detach()
+        if not self._flat.requires_grad and not bool(self._gradient.any()):
             raise InvalidInputError(
                 "inner_loss does not depend on params: compute it from the params argument, without detach or no_grad."
             )
@@ -235,45 +248,26 @@ class Linearization(Curvature):
         return dict(zip(self._hparams, self._vjp(x, list(self._hparams.values())), strict=True))
 
     def _vjp(self, v: Tensor, inputs: list[Tensor]) -> list[Tensor | None]:
-        if not self._grads:
+        if not self._flat.requires_grad:
             return [None] * len(inputs)
-        parts = self.layout.unflatten(v)
-        return list(
-            torch.autograd.grad(
-                self._grads, inputs, [parts[i] for i in self._rows], retain_graph=True, allow_unused=True
-            )
-        )
+        return list(torch.autograd.grad(self._flat, inputs, v, retain_graph=True, allow_unused=True))
 
 
 def _kept_gradient(
-    loss: Callable[[TensorDict, TensorDict], Tensor], params: TensorDict, hparams: TensorDict
+    loss: Callable[[TensorDict, TensorDict], Tensor], params: TensorDict, hparams: TensorDict, *, ours: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss and its gradient with respect to ``params``, both with a graph to ``params`` and ``hparams``."""
+    """The loss and its gradient with respect to ``params``, both with a graph to ``params`` and ``hparams``.
 
-    def scalar(at: TensorDict) -> Tensor:
-        return check_scalar(loss(at, hparams), "inner_loss")
-
+    With ``ours``, layers are those of :mod:`hypergrad.second_order` (under autocast torch casts the arguments of its
+    own functions only).
+    """
     device = next(iter(params.values())).device
-    try:
-        # The state is restored after the first attempt, so that a second one draws the same noise.
-        with preserved_rng(device):
-            grads, value = torch.func.grad_and_value(scalar)(params)
-        return value, [grads[name] for name in params]
-    except RuntimeError as refused:
-        # A mistake of the loss itself is raised again here, by plain autograd, with a plain traceback.
-        value = scalar(params)
+    with preserved_rng(device), replaced(Towards()) if ours else nullcontext():
+        value = check_scalar(loss(params, hparams), "inner_loss")
         wanted = list(params.values())
-        connected = value.requires_grad
         found = (
             torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True)
-            if connected
+            if value.requires_grad
             else [None] * len(wanted)
         )
-        reason = str(refused).strip().splitlines()
-        warn(
-            "torch.func cannot differentiate this inner loss, so plain double backward was used, with the same "
-            "result. Usual causes: activation checkpointing, an autograd.Function without setup_context. "
-            f"torch said: {reason[:1]}",
-            FallbackWarning,
-        )
-        return value, [torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), found, strict=True)]
+    return value, [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, found, strict=True)]

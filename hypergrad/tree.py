@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ class Layout:
     dtype: torch.dtype
     device: torch.device
 
-    @property
+    @cached_property
     def numels(self) -> list[int]:
         """Number of elements of each entry."""
         return [shape.numel() for shape in self.shapes]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """P, the length of the flat vector."""
         return sum(self.numels)
@@ -70,12 +71,13 @@ class Layout:
 
     def flatten(self, values: Sequence[Tensor]) -> Tensor:  # (P,)
         """One flat vector from tensors in the order of the keys."""
-        return torch.cat([v.reshape(-1).to(self.dtype) for v in values])
+        return torch.cat([v.reshape(-1) for v in values]).to(self.dtype)
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         """Tensors in the order of the keys, views into ``vector`` ``(P,)`` where no cast is needed."""
         parts = vector.split(self.numels)
-        return [p.view(s).to(d) for p, s, d in zip(parts, self.shapes, self.dtypes, strict=True)]
+        views = [p.view(s) for p, s in zip(parts, self.shapes, strict=True)]
+        return [v if v.dtype == d else v.to(d) for v, d in zip(views, self.dtypes, strict=True)]
 
     def to_dict(self, vector: Tensor) -> TensorDict:
         """The dictionary whose flat form is ``vector`` ``(P,)``."""

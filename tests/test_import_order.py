@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: "errors registry tree keys distributed reductions batches memory messages progress optional files interruption "
     "version",
+    0.5: "second_order",
     1: "linearization solvers modules optimizers",
     1.5: "result curvature",
     2: "estimators families",

@@ -1,6 +1,6 @@
 """The inner loss at one point, linearised as the options say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from hypergrad.curvature.base import (
     Loss,
     LossParts,
     Memory,
+    Replay,
     SeparableLoss,
     check_options,
     drawn_rows,
@@ -47,9 +48,12 @@ class OnSubBatch(Curvature):
     (without BatchNorm) with a variance proportional to ``1/n - 1/B``. The solution is not: the inverse is convex on
     positive definite matrices, so that on average ``x`` is too long, by a term of the order of that variance.
 
+    Only one of the two exists at a time, made when it is asked for; made again, it has the same noise. So ask for all
+    products first, for the rest afterwards.
+
     Args:
-        entire: on the whole batch.
-        part: on the sub-batch, at the same point.
+        entire: makes that on the whole batch.
+        part: makes that on the sub-batch, at the same point.
         params: the point ``w``.
         hparams: the point ``h``.
         damping: added to the diagonal of ``A``.
@@ -57,24 +61,42 @@ class OnSubBatch(Curvature):
 
     def __init__(
         self,
-        entire: Curvature,
-        part: Curvature,
+        entire: Callable[[], Curvature],
+        part: Callable[[], Curvature],
         params: Mapping[str, Tensor],
         hparams: Mapping[str, Tensor],
         *,
         damping: float = 0.0,
     ) -> None:
         super().__init__(params, hparams, damping)
-        self._entire, self._part = entire, part
-        self.value, self.gradient = entire.value, entire.gradient
+        self._make = (entire, part)
+        self._replay = Replay(self.device)
+        self._held: tuple[int, Curvature] | None = None
+
+    @property
+    def value(self) -> Tensor:  # ()
+        """The whole batch's."""
+        return self._get(0).value
+
+    @property
+    def gradient(self) -> Tensor:  # (P,)
+        """The whole batch's."""
+        return self._get(0).gradient
 
     def product(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
         """The sub-batch's."""
-        return self._part.product(v)
+        return self._get(1).product(v)
 
     def cross_vjp(self, x: Tensor) -> dict[str, Tensor | None]:
         """The whole batch's."""
-        return self._entire.cross_vjp(x)
+        return self._get(0).cross_vjp(x)
+
+    def _get(self, which: int) -> Curvature:
+        if self._held is None or self._held[0] != which:
+            self._held = None  # before the other's graph is made
+            with self._replay.again(which):
+                self._held = (which, self._make[which]())
+        return self._held[1]
 
 
 def linearize(
@@ -117,8 +139,8 @@ def linearize(
 
     size = micro_batch_size(batch, memory, micro_batch)
 
-    def of(kind: Kind, rows: Sequence[Any]) -> Curvature:
-        return _on(loss, params, hparams, rows, kind, size, precision)
+    def of(kind: Kind, rows: Sequence[Any], *, products: bool = True) -> Curvature:
+        return _on(loss, params, hparams, rows, kind, size, precision, products)
 
     if share == 1:
         operator = of(curvature, batch)
@@ -127,10 +149,12 @@ def linearize(
     samples = samples_of(batch, f"curvature_share={share}")
     device = next(iter(params.values())).device
     chosen = drawn_rows(device, samples, share)
+    rows = take(loss, chosen, batch, samples)
     # Only the cross term is asked of the whole batch, and that is exact in the Gauss-Newton form, too.
-    entire = of("hessian" if curvature == "gauss-newton" else curvature, batch)
-    part = of(curvature, take(loss, chosen, batch, samples))
-    return OnSubBatch(entire, part, params, hparams, damping=damping)
+    exact: Kind = "hessian" if curvature == "gauss-newton" else curvature
+    return OnSubBatch(
+        lambda: of(exact, batch, products=False), lambda: of(curvature, rows), params, hparams, damping=damping
+    )
 
 
 def _on(
@@ -141,11 +165,12 @@ def _on(
     kind: Kind,
     size: int | None,
     precision: Precision,
+    products: bool,
 ) -> Curvature:
     def of_piece(piece: Piece, w: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> Curvature:
         if kind == "gauss-newton" and piece is not pieces.penalty:
             return GaussNewton(piece, w, h, precision=precision)
-        return Linearization(lambda p, q: piece(p, q).total, w, h, precision=precision)
+        return Linearization(lambda p, q: piece(p, q).total, w, h, precision=precision, products=products)
 
     if size is None:
         pieces = whole(loss, batch)

@@ -51,15 +51,15 @@ class Accumulated(Curvature):
         self._replay = Replay(self.layout.device)
         data = Pieces(pieces.data)
         here = first_derivatives(data, self._params, self._hparams, self._replay, precision=precision)
-        self.value, self.gradient, self._data_gradient = here.value, here.gradient, here.gradient
+        self._value, self._gradient, self._data_gradient = here.value, here.gradient, here.gradient
         reached = here.reached
         self._all = list(pieces.data)
         if pieces.penalty is not None:
             rest = first_derivatives(Pieces([pieces.penalty]), self._params, self._hparams, self._replay)
-            self.value = self.value + rest.value
+            self._value = self._value + rest.value
             if rest.reached:  # without a penalty it is a constant, which nothing can linearise
                 self._all.append(pieces.penalty)
-                self.gradient = self.gradient + rest.gradient
+                self._gradient = self._gradient + rest.gradient
                 reached = True
         if not reached:
             raise InvalidInputError(

@@ -53,7 +53,7 @@ class FiniteDifference(Curvature):
             raise InvalidInputError(
                 "inner_loss does not depend on params: compute it from the params argument, without detach or no_grad."
             )
-        self.value, self.gradient = here.value, here.gradient
+        self._value, self._gradient = here.value, here.gradient
 
     def product(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
         """``H v``, by two gradients."""

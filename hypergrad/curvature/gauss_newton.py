@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from hypergrad.curvature.base import LossParts
-from hypergrad.curvature.convolutions import Towards, replaced
 from hypergrad.errors import InvalidInputError
 from hypergrad.linearization import Curvature, Precision, check_double_backward, check_scalar, twice_differentiable
+from hypergrad.second_order import Towards, replaced
 from hypergrad.tree import TensorDict
 
 
@@ -25,7 +25,7 @@ class GaussNewton(Curvature):
     that a product needs three backward passes and no forward-mode differentiation: ``J v``, by that graph towards
     ``u`` alone; the loss's curvature, from ``u`` to the outputs; ``J^T``, over the graph of the forward pass. For
     convolutions these are four convolutions a layer, where a Hessian product has six
-    (see :mod:`hypergrad.curvature.convolutions`).
+    (see :mod:`hypergrad.second_order`).
 
     Args:
         loss: ``loss(params, hparams)``, evaluated once.
@@ -69,8 +69,8 @@ class GaussNewton(Curvature):
         self._data = data
         self._penalty = [g if g is not None and g.requires_grad else None for g in penalty]
         self._total = [a if b is None else b if a is None else a + b for a, b in zip(data, penalty, strict=True)]
-        self.value = parts.total.detach()
-        self.gradient = self.flat([None if g is None else g.detach() for g in self._total])
+        self._value = parts.total.detach()
+        self._gradient = self.flat([None if g is None else g.detach() for g in self._total])
 
     def product(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
         """``G v``."""

@@ -127,9 +127,26 @@ class OverRanks(Curvature):
     ) -> None:
         super().__init__(params, hparams, damping)
         self._local, self._ranks, self._scores = local, ranks, scores
-        value, gradient = ranks.mean_each([local.value, local.gradient], [local.value, local.gradient])
-        assert value is not None and gradient is not None
-        self.value, self.gradient = value, gradient
+        self._means: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def value(self) -> Tensor:  # ()
+        """The mean of the ranks' losses."""
+        return self._mean()[0]
+
+    @property
+    def gradient(self) -> Tensor:  # (P,)
+        """The mean of the ranks' gradients."""
+        return self._mean()[1]
+
+    def _mean(self) -> tuple[Tensor, Tensor]:
+        """On demand, because a sub-batch's graph comes before the whole shard's; at the same place on every rank."""
+        if self._means is None:
+            own = [self._local.value, self._local.gradient]
+            value, gradient = self._ranks.mean_each(own, own)
+            assert value is not None and gradient is not None
+            self._means = value, gradient
+        return self._means
 
     def product(self, v: Tensor) -> Tensor:  # (P,) -> (P,)
         """The mean of the ranks' products."""

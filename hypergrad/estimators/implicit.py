@@ -113,14 +113,20 @@ class Implicit:
             size = micro_batch_size(outer, self.memory, self.micro_batch) if outer else None
             own = outer_gradient(outer_loss, params, hparams, outer, size)
             outer_value, b, direct = mean_derivatives(outer_ranks, *own, hparams)
-            stationarity = A.gradient.norm()
-            check_finite({"inner_loss": (A.value, inner), "outer_loss": (outer_value, outer)}, stationarity, b)
+            losses = {"outer_loss": (outer_value, outer)}
+            if self.curvature_share == 1:
+                check_finite({"inner_loss": (A.value, inner), **losses}, A.gradient, b)
+            else:  # the whole batch's graph is made after the solve, when the sub-batch's is gone
+                check_finite(losses, b)
             solution = solver.solve(A, b, x0=x0, state=state)
             if self.residual:
                 norm = b.norm()
                 left = (b - A @ solution.x).norm()
                 solution = replace(solution, residual=torch.where(norm > 0, left / norm, left), matvecs=A.matvecs)
             cross = A.cross_vjp(solution.x)
+            inner_value, stationarity = A.value, A.gradient.norm()
+            if self.curvature_share < 1:
+                check_finite({"inner_loss": (inner_value, inner)}, stationarity)
         check_reached(hparams, direct, cross)
         implicit = {k: _zeros_if_none(cross[k], hparams[k]) for k in hyper.keys}
         explicit = {k: _zeros_if_none(direct[k], hparams[k]) for k in hyper.keys}
@@ -129,7 +135,7 @@ class Implicit:
             grads={k: explicit[k] - implicit[k] for k in hyper.keys},
             direct=explicit,
             implicit=implicit,
-            inner_loss=A.value,
+            inner_loss=inner_value,
             outer_loss=outer_value,
             stationarity=stationarity,
             solution=solution,

@@ -271,8 +271,9 @@ def _sum(A: LinearOperator, b: Tensor, x0: Tensor | None, alpha: Tensor, num_hvp
     vectors: list[tuple[Tensor, Tensor]] = []
     products: list[Tensor] = []
     for _ in range(num_hvps - spent):
+        vectors, products = [*vectors[-1:], (r, z)], products[-1:]  # before the product, where memory peaks
         q = A @ z
-        vectors, products = [*vectors[-1:], (r, z)], [*products[-1:], q]
+        products.append(q)
         r = _sum_of(r, q, -factor)
         z = apply(r)
         x = _sum_of(x, z, factor)

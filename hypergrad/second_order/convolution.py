@@ -1,32 +1,13 @@
-"""Convolutions whose second derivatives can be asked for in part, which torch's own cannot."""
+"""Convolutions whose double backward uses the kernels of the first, and can be asked for in part."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-#: To the number of spatial dimensions.
-_CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-
-
-class Towards:
-    """What the convolutions of one linearisation are differentiated towards, now: everything, or ``u`` alone."""
-
-    def __init__(self) -> None:
-        self.outputs_only = False
-
-    @contextmanager
-    def outputs(self) -> Iterator[None]:
-        """Inside, second backward passes go towards the gradients of the outputs alone."""
-        self.outputs_only = True
-        try:
-            yield
-        finally:
-            self.outputs_only = False
+from hypergrad.second_order.towards import Towards
 
 
 @dataclass(frozen=True)
@@ -73,45 +54,34 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_x: Tensor | None, by_w: Tensor | None, by_b: Tensor | None) -> Any:
         g, x, w = ctx.saved_tensors
-        options = ctx.options
-        if not ctx.towards.outputs_only:
-            wanted = list(ctx.needs_input_grad[:3])
-            twice = torch.ops.aten._convolution_double_backward
-            found = twice(by_x, by_w, by_b, g, w, x, *options.geometry, wanted)
-            return *found, None, None, None
-        total = None
+        aten, options = torch.ops.aten, ctx.options
+        to_g, to_x, to_w = ctx.needs_input_grad[:3]
+        rest = not ctx.towards.outputs_only
+        total = x_term = w_term = None
         if by_x is not None:
-            total = torch.ops.aten.convolution(by_x, w, None, *options.geometry)
+            if to_g:
+                total = aten.convolution(by_x, w, None, *options.geometry)
+            if to_w and rest:
+                _, w_term, _ = aten.convolution_backward(g, by_x, w, None, *options.geometry, [False, True, False])
         if by_w is not None:
-            term = torch.ops.aten.convolution(x, by_w, None, *options.geometry)
-            total = term if total is None else total + term
-        if by_b is not None:
+            if to_g:
+                term = aten.convolution(x, by_w, None, *options.geometry)
+                total = term if total is None else total.add_(term)
+            if to_x and rest:
+                x_term, _, _ = aten.convolution_backward(g, x, by_w, None, *options.geometry, [True, False, False])
+        if by_b is not None and to_g:
             term = by_b.view(-1, *[1] * (g.ndim - 2)).expand_as(g)
-            total = term if total is None else total + term
-        return total, None, None, None, None, None
+            total = term if total is None else total.add_(term)
+        return total, x_term, w_term, None, None, None
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     return function.apply(*args)
 
 
-class _Replacing(TorchFunctionMode):
-    def __init__(self, towards: Towards) -> None:
-        super().__init__()
-        self._towards = towards
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func not in _CONVOLUTIONS:
-            return func(*args, **(kwargs or {}))
-        return _convolution(self._towards, func, _CONVOLUTIONS[func], *args, **(kwargs or {}))
-
-
-def _convolution(
+def convolution(
     towards: Towards,
     func: Callable[..., Any],
-    dims: int,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -121,6 +91,7 @@ def _convolution(
     groups: int = 1,
 ) -> Any:
     """The convolution of ours where it can be; without a batch axis, or with a padding by name, torch's."""
+    dims = weight.ndim - 2
     if isinstance(padding, str) or input.ndim != dims + 2:
         return func(input, weight, bias, stride, padding, dilation, groups)
     options = _Options(
@@ -136,14 +107,3 @@ def _convolution(
 def _sides(value: int | Sequence[int], dims: int) -> list[int]:
     sides = [value] if isinstance(value, int) else list(value)
     return sides * dims if len(sides) == 1 else sides
-
-
-@contextmanager
-def replaced(towards: Towards) -> Iterator[None]:
-    """Inside, convolutions are built of three functions whose second backward pass follows ``towards``.
-
-    The double backward of torch's convolution forms all four of its convolutions whenever it runs, though only two
-    lead towards the gradient of the output; the other two would be thrown away in a product ``J v``.
-    """
-    with _Replacing(towards):
-        yield
