@@ -277,7 +277,7 @@ def sub_batch():
             def __init__(self):
                 curvature.Curvature.__init__(self, params, hparams, 0.0)
                 self.entire = curvature.linearize(inner, params, hparams, train)
-                self.value, self.gradient, self.cross_vjp = self.entire.value, self.entire.gradient, None
+                self._value, self._gradient, self.cross_vjp = self.entire.value, self.entire.gradient, None
                 self.parts = []
                 for r, chosen in enumerate(rows):
                     shard = cut(train, few, r)
