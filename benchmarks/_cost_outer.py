@@ -24,7 +24,8 @@ def outer_parts(policy: Policy, now: Callable[[], Any], marks: Marks) -> Iterato
     """Inside, the implicit estimator's outer steps add ``(part, start, end)`` to ``marks``.
 
     A part that runs within another one is taken out of it: the outer one is marked up to the inner one's start and from
-    its end on. Other estimators (unrolled steps) mark the soft policy only.
+    its end on. With a sub-batch the graphs are made where they are first needed: the sub-batch's belongs to the
+    products, the whole batch's to the mixed derivative. Other estimators (unrolled steps) mark the soft policy only.
 
     Args:
         policy: that is learned.

@@ -150,7 +150,8 @@ def _outer_table(results: Results) -> list[str]:
     if not body:
         return []
     return [
-        "One outer step and its parts, in steps of the fixed policy's training (medians of the rounds):",
+        "One outer step and its parts, in steps of the fixed policy's training (medians of the rounds). With a "
+        "sub-batch, its graph is made within the products, and the whole batch's within the mixed derivative:",
         "",
         *_lines(["training", OUTER, *OUTER_PARTS, "rest"], body),
         "",

@@ -157,11 +157,11 @@ def test_a_wrong_configuration_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {"epochs": 1})
-    run.append({"kind": "epoch", "epoch": 1, "train_loss": float("nan")})
+    run.append({"kind": "epoch", "epoch": 1, "step": 3, "train_loss": float("nan")})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "ep')
     read = read_run(run.path)
-    assert read.epochs == [{"kind": "epoch", "epoch": 1, "train_loss": None}]
+    assert read.epochs == [{"kind": "epoch", "epoch": 1, "step": 3, "train_loss": None}]
     assert read.result is None
     assert read.policies == []
 
@@ -185,7 +185,10 @@ def broken(path: Path, name: str, content: str) -> Path:
         (lambda p: read_run(broken(p / "n", "metrics.jsonl", "{}\n5\n")), "line 2 is no JSON object: '5'"),
         (lambda p: read_run(broken(p / "b", "result.json", "{")), "result.json cannot be read"),
         (lambda p: load(broken(p / "c", "model.json", "{}")), "has not the schema 1"),
-        (lambda p: load(broken(p / "d", "model.json", json.dumps({"schema": 1, "name": "x"}))), "has not the fields"),
+        (
+            lambda p: load(broken(p / "d", "model.json", json.dumps({"schema": 1, "name": "x"}))),
+            "lacks the field 'options'",
+        ),
         (lambda p: load(broken(p / "e", "model.safetensors", "zzzzzzzzzzzz")), "model.safetensors cannot be read"),
         (lambda p: load(broken(p / "f", "config.json", "{}")).predict("none.png"), "none.png cannot be read"),
         (lambda p: load(broken(p / "g", "config.json", "{}")).predict(torch.rand(2, 5, 5)), "got (2, 5, 5)"),
