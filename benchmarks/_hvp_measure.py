@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from hypergrad.errors import InvalidInputError
 from hypergrad.memory import peak_memory
 
-
 #: Calls in a row of what takes a millisecond, so that caches are as warm for it as for what takes long.
 SMALL_REPEATS = 10
 
