@@ -6,7 +6,6 @@ from hypergrad.diagnostics import GradCheck, gradcheck
 from hypergrad.errors import (
     CheckpointError,
     CheckpointWarning,
-    FallbackWarning,
     GradCheckError,
     HypergradError,
     HypergradWarning,
@@ -40,7 +39,6 @@ __all__ = [
     "CheckpointError",
     "CheckpointWarning",
     "Context",
-    "FallbackWarning",
     "FunctionObjective",
     "GradCheck",
     "GradCheckError",

@@ -56,6 +56,3 @@ class SolverWarning(HypergradWarning):
 class InexactWarning(HypergradWarning):
     """The set-up makes the implicit gradient an approximation in a way that is often overlooked."""
 
-
-class FallbackWarning(HypergradWarning):
-    """``torch.func`` refused the inner loss, and plain double backward was used instead."""
