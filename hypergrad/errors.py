@@ -61,4 +61,3 @@ class SolverWarning(HypergradWarning):
 
 class InexactWarning(HypergradWarning):
     """The set-up makes the implicit gradient an approximation in a way that is often overlooked."""
-
