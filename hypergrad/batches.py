@@ -114,6 +114,7 @@ class Drawing:
 
     Attributes:
         data: what is drawn from.
+        name: of the data, for messages.
         last: the batch drawn last; None before, and without data.
 
     Raises:
@@ -130,7 +131,7 @@ class Drawing:
             )
         self.data = data
         self.last: Sequence[Any] | None = None
-        self._name = name
+        self.name = name
         self._t = -1  # of the last batch
         self._taken = 0  # batches of this pass
         self._start: list[Tensor] = []  # the generators at its beginning
@@ -150,6 +151,10 @@ class Drawing:
             self.last = self._next(anew=t == 0)
         self._t = t
         return self.last
+
+    def again(self, t: int) -> Sequence[Any] | None:
+        """Batch t, which may have been drawn already, as the last one."""
+        return self.last if t == self._t else self(t)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the drawing stands."""
@@ -180,7 +185,7 @@ class Drawing:
                     self.last = next(self._iterator)
                 except StopIteration:
                     raise InvalidInputError(
-                        f"{self._name} has only {taken} batches; {self._taken} of them had been drawn when the "
+                        f"{self.name} has only {taken} batches; {self._taken} of them had been drawn when the "
                         "checkpoint was saved. Give the data that the run had."
                     ) from None
             for generator_, held in zip(generators[1:], state["now"], strict=False):
@@ -213,7 +218,7 @@ class Drawing:
                 self._taken += 1
                 found: Sequence[Any] = batch
                 return found
-        raise InvalidInputError(f"{self._name} is empty: {self.data!r} gave no batch.")
+        raise InvalidInputError(f"{self.name} is empty: {self.data!r} gave no batch.")
 
 
 def _generators(data: object) -> list[torch.Generator]:

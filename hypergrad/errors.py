@@ -30,7 +30,13 @@ class SolverError(HypergradError, ArithmeticError):
 
 
 class NonFiniteError(HypergradError, ArithmeticError):
-    """A loss or a gradient is NaN or infinite, so nothing can be solved."""
+    """A loss or a gradient is NaN or infinite, so nothing can be solved.
+
+    Attributes:
+        failure: a :class:`hypergrad.failures.Failure` where the step was traced, else None.
+    """
+
+    failure: object = None
 
 
 class GradCheckError(HypergradError, AssertionError):

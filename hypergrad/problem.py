@@ -15,6 +15,7 @@ from hypergrad.errors import InvalidInputError
 from hypergrad.estimators.base import Estimator, Loss
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.estimators.unroll import Unrolled
+from hypergrad.failures import OnNonFinite
 from hypergrad.families.base import HyperparameterFamily
 from hypergrad.files import Pathlike
 from hypergrad.objective import FunctionObjective, ModelObjective, Objective
@@ -190,6 +191,7 @@ class BilevelProblem:
         estimator: str | Estimator = "implicit",
         on_failure: OnFailure = "warn",
         inner_optimizer: torch.optim.Optimizer | None = None,
+        on_nonfinite: OnNonFinite = "raise",
         seed: int = 0,
     ) -> HyperStepper:
         """A :class:`~hypergrad.HyperStepper` on this problem, for a training loop of one's own."""
@@ -205,6 +207,7 @@ class BilevelProblem:
             estimator=estimator,
             on_failure=on_failure,
             inner_optimizer=inner_optimizer,
+            on_nonfinite=on_nonfinite,
             seed=seed,
         )
 
@@ -223,6 +226,7 @@ class BilevelProblem:
         residual: bool = False,
         warm_start: bool = False,
         on_failure: OnFailure = "warn",
+        on_nonfinite: OnNonFinite = "raise",
         seed: int = 0,
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
@@ -247,7 +251,7 @@ class BilevelProblem:
             estimator: "implicit", "unrolled" (through one step of the inner optimizer), another registered name, or an
                 estimator object.
             scheduler: makes a learning-rate scheduler of the inner optimizer, stepped after every inner step.
-            damping, residual, warm_start, on_failure, seed: see :class:`~hypergrad.HyperStepper`.
+            damping, residual, warm_start, on_failure, on_nonfinite, seed: see :class:`~hypergrad.HyperStepper`.
             progress: show progress on stderr.
             callbacks: called with each outer step's record; after a kill again for those since the last checkpoint.
             checkpoint: a folder of its own for the state of this run (:mod:`hypergrad.checkpoint`); None for none.
@@ -261,6 +265,8 @@ class BilevelProblem:
             A :class:`~hypergrad.BilevelResult`. The problem's own tensors hold the same values.
 
         Raises:
+            NonFiniteError: a loss or a gradient is NaN or infinite, see ``on_nonfinite``; with ``checkpoint`` the state
+                before that step is saved (unless a GPU found out too late), and the run can go on with another policy.
             InvalidInputError: an argument cannot be used, or the checkpoints are those of another run, with the
                 difference.
             CheckpointError: there are checkpoints, and all are damaged.
@@ -288,6 +294,7 @@ class BilevelProblem:
             estimator=estimator,
             on_failure=on_failure,
             inner_optimizer=inner,
+            on_nonfinite=on_nonfinite,
             seed=seed,
         )
         run = Run(

@@ -1,5 +1,6 @@
 """Progress of long work: a live bar on a terminal where rich is installed, plain lines elsewhere."""
 
+import contextlib
 import importlib.util
 import sys
 import time
@@ -51,6 +52,12 @@ class Progress:
         """Show that ``done`` of the total steps are finished."""
         if not self._enabled:
             return
+        try:
+            self._show(done, note)
+        except OSError:  # nobody reads stderr any more
+            self._enabled = False
+
+    def _show(self, done: int, note: str) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
             return
@@ -66,4 +73,5 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()

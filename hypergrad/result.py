@@ -53,6 +53,8 @@ class StepRecord:
         choice: the method that a solver that chooses (``auto``) used, else empty.
         alpha: of a Neumann series that was chosen or tuned for this solve, else None.
         detail: what the solver says about the solve, in a sentence, or empty.
+        halvings: how often the solve was tried again with half the alpha (``on_nonfinite="halve"``).
+        left_out: something was not finite, and no outer step was taken; losses and norms are NaN where unknown.
     """
 
     inner_step: int
@@ -69,6 +71,8 @@ class StepRecord:
     choice: str = ""
     alpha: float | None = None
     detail: str = ""
+    halvings: int = 0
+    left_out: bool = False
 
     def row(self) -> dict[str, Any]:
         """A flat dictionary of plain values, for a table, JSON or a data frame."""

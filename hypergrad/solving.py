@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from hypergrad.checkpoint.identity import code_identity, described, digest
 from hypergrad.checkpoint.parts import Stateful, restore, training_state
 from hypergrad.checkpoint.saving import Saving
 from hypergrad.distributed import agree, barrier, gather, is_writer, world_size
-from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError, RankError
+from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError, NonFiniteError, RankError
+from hypergrad.failures import Failure
 from hypergrad.files import Pathlike, held
 from hypergrad.interruption import graceful, poll
 from hypergrad.messages import warn
@@ -48,6 +50,7 @@ class BilevelResult:
         history: one record an outer step, with those before a resume; ``rows()`` for a table or a data frame.
         status: "finished", or "interrupted" after Ctrl-C or another signal.
         preflight: the discarded outer step before the first: its seconds and memory.
+        failures: steps that were left out because something was not finite, the newest thousand.
         signal: the number of the signal that interrupted; None when finished.
         checkpoint: the folder from which this very result can be resumed; None without checkpoints, or where it could
             not be written, and on other ranks than the first.
@@ -60,6 +63,7 @@ class BilevelResult:
     preflight: StepRecord = field(repr=False)
     signal: int | None = None
     checkpoint: Path | None = None
+    failures: tuple[Failure, ...] = field(default=(), repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """The history as flat dictionaries of plain values."""
@@ -149,6 +153,9 @@ class Run:
                 self._loop(saving, shown)
         except KeyboardInterrupt as error:
             status, number = "interrupted", int(getattr(error, "signal", signal.SIGINT))
+        except Exception as error:
+            self._keep(saving, error)
+            raise
         if saving is not None and (stepper.inner_step, stepper.pending) != before:
             # Where an exception came from elsewhere amid a step, the checkpoint before is the one to go on from.
             whole = self._between or stepper.pending
@@ -161,7 +168,21 @@ class Run:
             preflight=self.preflight,
             signal=number,
             checkpoint=path,
+            failures=tuple(stepper.guard.failures),
         )
+
+    def _keep(self, saving: Saving | None, error: Exception) -> None:
+        """Save what an exception would lose, where there is a state to go on from, and say so in its notes."""
+        stepper = self.stepper
+        # The other ranks may not have it, and would not be there to save with.
+        if saving is None or world_size() > 1 or not (self._between or stepper.pending):
+            return
+        try:
+            path = saving.save(self._state, step=stepper.inner_step)
+        except NonFiniteError:  # found only now, in a step that was taken: the checkpoint before holds
+            return
+        if path is not None:
+            error.add_note(f"The state before the failed step, after {stepper.inner_step} inner steps, is in {path}.")
 
     def _loop(self, saving: Saving | None, shown: Progress) -> None:
         stepper = self.stepper
@@ -173,14 +194,16 @@ class Run:
                 poll()
                 if saving is not None and saving.due():
                     saving.save(self._state, step=stepper.inner_step)
-                batch = self.train(stepper.inner_step)
-                self._between = False
+                batch = self._drawn(self.train, stepper.inner_step)
                 self.inner.zero_grad()
-                stepper.loss(batch).backward()
+                loss = stepper.loss(batch)
+                loss.backward()
                 stepper.reduce_gradients(batch)
-                self.inner.step()
-                if self.scheduler is not None:
-                    self.scheduler.step()
+                taken = stepper.accepts(loss, batch)
+                self._between = False
+                if taken:
+                    self.inner.step()
+                self._schedule(taken=taken)
             record = stepper.step(batch, self._again if pending else self._fresh)
             if record is not None:
                 self.history.append(record)
@@ -192,10 +215,27 @@ class Run:
             shown.update(stepper.inner_step, note)
 
     def _fresh(self) -> Sequence[Any] | None:
-        return self.val(self.stepper.outer_step)
+        return self._drawn(self.val, self.stepper.outer_step)
 
     def _again(self) -> Sequence[Any] | None:
-        return self.val.last
+        return self._drawn(self.val, self.stepper.outer_step, again=True)
+
+    def _drawn(self, data: Drawing, t: int, *, again: bool = False) -> Sequence[Any] | None:
+        """Batch t; where a step failed after it was drawn, the same again."""
+        try:
+            return data.again(t) if t or again else data(t)
+        except Exception as error:
+            error.add_note(f"This was batch {t} of {data.name}.")
+            raise
+
+    def _schedule(self, *, taken: bool) -> None:
+        """The scheduler follows the steps' numbers, also of one that was left out."""
+        if self.scheduler is None:
+            return
+        with warnings.catch_warnings():
+            if not taken:  # torch would say that the optimizer has not been called yet
+                warnings.simplefilter("ignore", UserWarning)
+            self.scheduler.step()
 
     def _parts(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {"inner_optimizer": self.inner, "stepper": self.stepper}

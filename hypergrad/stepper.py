@@ -1,6 +1,7 @@
 """The outer step of Algorithm 1 in anyone's training loop."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,26 +12,31 @@ from torch import Tensor
 
 from hypergrad import estimators
 from hypergrad.checkpoint import digest
-from hypergrad.distributed import differing, world_size
-from hypergrad.errors import InexactWarning, InvalidInputError, SolverWarning
+from hypergrad.distributed import alone, differing, world_size
+from hypergrad.errors import InexactWarning, InvalidInputError, NonFiniteError, SolverWarning
 from hypergrad.estimators.base import Estimator
 from hypergrad.estimators.implicit import OnFailure
+from hypergrad.failures.failure import Failure
+from hypergrad.failures.guard import HALVINGS, Guard, OnNonFinite
+from hypergrad.failures.halving import with_alpha
+from hypergrad.failures.inner_steps import InnerSteps
+from hypergrad.failures.tracing import trace_inner, trace_outer
 from hypergrad.keys import derive, preserved_rng
 from hypergrad.memory import peak_memory
 from hypergrad.messages import warn
-from hypergrad.objective import Objective
+from hypergrad.objective import ModelObjective, Objective
 from hypergrad.optimizers import OptimizerLike, resolve
 from hypergrad.reductions import MeanOverRanks, mean_gradients
 from hypergrad.result import Hypergradient, StepRecord
 from hypergrad.shards import check_equal, check_joint, placed, rank_key, statistics
-from hypergrad.solvers.base import Solver
+from hypergrad.solvers.base import Solver, Status
 from hypergrad.solvers.second_moments import STATE_KEY, SecondMoments, second_moments
 from hypergrad.tree import Layout, check_like
 
 Batch = Sequence[Any] | None
 
 #: Of :meth:`HyperStepper.state_dict`.
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 #: So many losses without a step are no accumulated gradient any more, but a loop that forgot the step.
 MANY_LOSSES = 100
@@ -66,13 +72,17 @@ class HyperStepper:
         on_failure: what a failed solve does: "raise", "warn" or "ignore".
         inner_optimizer: of the inner variables; only a solver with ``preconditioner="adam"`` looks at it, for its
             second moments.
+        on_nonfinite: what a NaN or an infinity does in a loss, a gradient or a hypergradient: "raise"; "skip" leaves
+            the step out (after ten in a row of one level it raises); "halve" does as "skip", and tries a solve that
+            diverged again with half its ``alpha``, up to five times. What a failed solve leaves is ``on_failure``'s.
         seed: of the noise; equal seeds and steps give equal noise.
 
     Attributes:
         inner_step: calls of ``step`` that have ended.
         outer_step: outer steps taken.
-        pending: an outer step was broken off by a signal, after its inner step was taken. Call ``step`` with the same
-            batches before the next inner step; ``state_dict`` keeps it.
+        guard: counts and records what was left out, see :class:`hypergrad.failures.guard.Guard`.
+        pending: an outer step was broken off by a signal or an error, after its inner step was taken. Call ``step``
+            with the same batches before the next inner step; ``state_dict`` keeps it.
 
     Raises:
         InvalidInputError: an argument cannot be used; the message says why.
@@ -94,6 +104,7 @@ class HyperStepper:
         estimator: str | Estimator = "implicit",
         on_failure: OnFailure = "warn",
         inner_optimizer: torch.optim.Optimizer | None = None,
+        on_nonfinite: OnNonFinite = "raise",
         seed: int = 0,
     ) -> None:
         for name, value, least in (("every", every, 1), ("warmup", warmup, 0)):
@@ -110,6 +121,7 @@ class HyperStepper:
         self.inner_step = 0
         self.outer_step = 0
         self.pending = False
+        self.guard = Guard(on_nonfinite)
         self._layout = Layout.of(objective.params, "params")
         self._x: Tensor | None = None  # (P,), the last solution, for a warm start
         self._solver_state: Mapping[str, Any] = {}
@@ -123,6 +135,7 @@ class HyperStepper:
                 "The solver's preconditioner 'adam' needs the second moments of the inner optimizer: give that as "
                 "inner_optimizer=, or use preconditioner='hutchinson' or 'nystrom'."
             )
+        self._inner_steps = InnerSteps(self.guard, self._layout.device, self._traced)
         self._shared: tuple[Batch, MeanOverRanks] | None = None  # the last batch and its shares
 
     def loss(self, batch: Batch = None) -> Tensor:
@@ -145,6 +158,8 @@ class HyperStepper:
             )
         key = derive(self.seed, "inner", self.inner_step)
         batch = placed(self.objective, batch, self._shares(batch))
+        if self._losses == 1 and isinstance(self.objective, ModelObjective):
+            self._inner_steps.begin(self.objective.model.buffers())
         with preserved_rng(self._layout.device, rank_key(key)):
             return self.objective.training_loss(batch, key)
 
@@ -159,6 +174,30 @@ class HyperStepper:
             RankError: some ranks have samples and others not.
         """
         mean_gradients(self.objective.params, statistics(self.objective), self._shares(batch))
+
+    def accepts(self, loss: Tensor, batch: Batch = None) -> bool:
+        """Between ``backward()`` and the optimizer's step: whether loss and gradients are finite, and it may be taken.
+
+        ::
+
+            loss = stepper.loss(batch)
+            loss.backward()
+            if stepper.accepts(loss, batch):
+                optimizer.step()
+
+        Where they are not, the step is traced to its samples and its operation, and ``on_nonfinite`` decides. A step
+        that is left out leaves buffers (BatchNorm's) as they were before it, and no ``.grad``; call :meth:`step` as
+        always. With ``on_nonfinite="raise"`` on a GPU the host does not wait: the error comes some steps later, at the
+        latest with the next outer step or :meth:`state_dict`, and then names the step but not the operation.
+
+        Args:
+            loss: from :meth:`loss`.
+            batch: that it was given.
+
+        Raises:
+            NonFiniteError: with ``on_nonfinite="raise"``, or after ten steps in a row that were left out.
+        """
+        return self._inner_steps.accepts(self.inner_step, batch, loss, self.objective.params.values())
 
     def due(self) -> bool:
         """Whether the next :meth:`step` will take an outer step."""
@@ -192,16 +231,19 @@ class HyperStepper:
             return None
         start = time.perf_counter()
         try:
-            result = self._estimate(_drawn(batch), _drawn(val))
-        except KeyboardInterrupt:
+            self._inner_steps.settle()
+            record, result = self._outer(_drawn(batch), _drawn(val), start)
+        except BaseException:
             self.pending = True
             raise
         finally:
             self._shared = None
         self.inner_step += 1
         self.outer_step += 1
-        record = self._record(result, start)
-        if record.grad_norm == record.grad_norm and record.grad_norm != float("inf"):
+        record = replace(record, inner_step=self.inner_step, outer_step=self.outer_step)
+        if result is None:
+            return record
+        if math.isfinite(record.grad_norm):
             for name, tensor in self.objective.hparams.items():
                 tensor.grad = result.grads[name].to(tensor.dtype)
             self.outer_optimizer.step()
@@ -215,6 +257,7 @@ class HyperStepper:
                 "hyperparameters were left as they are. A smaller alpha, or alpha='auto', or damping may help.",
                 SolverWarning,
             )
+            record = replace(record, left_out=True)
         return record
 
     def hypergradient(self, batch: Batch = None, val: Batch = None) -> Hypergradient:
@@ -232,7 +275,13 @@ class HyperStepper:
         batch, val = _drawn(batch), _drawn(val)
         device = self._layout.device
         start = time.perf_counter()
-        result = self._estimate(batch, val)
+        try:
+            result = self._estimate(batch, val)
+        except NonFiniteError as error:
+            if self.guard.policy != "raise":
+                return self._left_out(start)
+            self.guard.handle(self._traced_outer(batch, val), str(error))
+            raise
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         record = self._record(result, start)
@@ -242,7 +291,12 @@ class HyperStepper:
         return replace(record, memory=peak.bytes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the model: copies of tensors, and plain values."""
+        """Everything the next step depends on besides the model: copies of tensors, and plain values.
+
+        Raises:
+            NonFiniteError: an earlier inner step was not finite, and the GPU found out only now.
+        """
+        self._inner_steps.settle()
         state = {
             "version": STATE_VERSION,
             "inner_step": self.inner_step,
@@ -253,6 +307,7 @@ class HyperStepper:
             "outer_optimizer": self.outer_optimizer.state_dict(),
             "x": self._x,
             "solver_state": dict(self._solver_state),
+            "left_out": self.guard.state_dict(),
         }
         return copy.deepcopy(state)  # an optimizer's own state_dict aliases its live tensors
 
@@ -264,8 +319,11 @@ class HyperStepper:
                 changed then.
         """
         if state.get("version") == 1:  # which kept no broken-off outer step
-            state = {**state, "version": STATE_VERSION, "pending": False}
+            state = {**state, "version": 2, "pending": False}
+        if state.get("version") == 2:  # which left nothing out
+            state = {**state, "version": STATE_VERSION, "left_out": Guard().state_dict()}
         wanted = {"inner_step", "outer_step", "pending", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
+        wanted.add("left_out")
         if state.get("version") != STATE_VERSION or not wanted <= set(state):
             raise InvalidInputError(
                 f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this "
@@ -283,9 +341,64 @@ class HyperStepper:
         self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         self.inner_step, self.outer_step, self.seed = state["inner_step"], state["outer_step"], state["seed"]
         self.pending = state["pending"]
+        self.guard.load_state_dict(state["left_out"])
         self._x, self._solver_state = x, dict(_moved(state["solver_state"], self._layout.device))
 
-    def _estimate(self, batch: Batch, val: Batch) -> Hypergradient:
+    def _outer(self, batch: Batch, val: Batch, start: float) -> tuple[StepRecord, Hypergradient | None]:
+        """The hypergradient and its record, or only a record where the outer step is left out."""
+        halvings = 0
+        try:
+            if self.guard.policy == "halve":
+                result, halvings = self._halved(batch, val)
+            else:
+                result = self._estimate(batch, val)
+        except NonFiniteError as error:
+            self.guard.handle(self._traced_outer(batch, val), str(error))
+            return self._left_out(start), None
+        record = replace(self._record(result, start), halvings=halvings)
+        failed = result.solution is not None and result.solution.status.failed
+        if failed or math.isfinite(record.grad_norm):
+            self.guard.taken("outer")
+            return record, result
+        said = f"The hypergradient is not finite (norm {record.grad_norm})."
+        self.guard.handle(self._traced_outer(batch, val), said)
+        return replace(record, left_out=True), None
+
+    def _halved(self, batch: Batch, val: Batch) -> tuple[Hypergradient, int]:
+        """The hypergradient with the largest of alpha, alpha / 2, ... whose solve neither diverges nor overflows."""
+        for halvings in range(HALVINGS + 1):
+            quiet = with_alpha(self.estimator, 0.5**halvings)
+            if quiet is None:
+                break
+            result = self._estimate(batch, val, quiet)
+            if result.solution is None or not result.solution.status.failed:
+                return result, halvings
+            if result.solution.status not in (Status.DIVERGED, Status.NONFINITE):
+                break
+        # It did not help: the estimator as it is, so that on_failure says what it has to say.
+        return self._estimate(batch, val), 0
+
+    def _left_out(self, start: float) -> StepRecord:
+        nan = math.nan
+        seconds = time.perf_counter() - start
+        return StepRecord(self.inner_step, self.outer_step, nan, nan, None, None, 0, nan, nan, seconds, left_out=True)
+
+    def _traced(self, step: int, batch: Batch, late: bool) -> Failure:
+        key = derive(self.seed, "inner", step)
+        batch = placed(self.objective, batch, self._shares(batch))
+        with alone():
+            return trace_inner(self.objective, batch, key, rank_key(key), step, late=late)
+
+    def _traced_outer(self, batch: Batch, val: Batch) -> Failure:
+        key = derive(self.seed, "outer", self.inner_step)
+        step, number = self.outer_step, self.inner_step
+        batch = placed(self.objective, batch, self._shares(batch))
+        noise = rank_key(key)
+        with alone():
+            found = trace_outer(self.objective, batch, val, key, noise, step=step, number=number)
+        return found or Failure("outer", step, number, "train_data", "hypergradient", "")
+
+    def _estimate(self, batch: Batch, val: Batch, estimator: Estimator | None = None) -> Hypergradient:
         self.objective.check_ready()
         key = derive(self.seed, "outer", self.inner_step)
         inner, outer = self.objective.losses(key)
@@ -297,7 +410,7 @@ class HyperStepper:
         self._average_statistics(ranks)
         batch = placed(self.objective, batch, ranks)
         with preserved_rng(self._layout.device, rank_key(key)):
-            return self.estimator.estimate(
+            return (estimator or self.estimator).estimate(
                 inner,
                 outer,
                 self.objective.params,

@@ -16,7 +16,7 @@ LEVELS = {
     1.5: "result curvature",
     2: "estimators families",
     3: "augment model_loss objective checkpoint",
-    3.5: "shards",
+    3.5: "shards failures",
     4: "stepper",
     4.5: "diagnostics",
     5: "solving problem baselines testing",

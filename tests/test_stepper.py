@@ -120,12 +120,15 @@ class Poison:
 
 
 def test_a_hypergradient_that_is_not_finite_changes_no_hyperparameter():
-    problem, stepper = make(every=1, estimator=Poison())
+    problem, stepper = make(every=1, estimator=Poison(), on_nonfinite="skip")
     before = problem.hparams["log_decay"].detach().clone()
-    with pytest.warns(hypergrad.SolverWarning, match="not finite .*left as they are"):
-        record = stepper.step(BATCH, BATCH)
+    record = stepper.step(BATCH, BATCH)
     assert torch.equal(problem.hparams["log_decay"], before)
-    assert record.grad_norm != record.grad_norm and stepper.outer_step == 1
+    assert record.grad_norm != record.grad_norm and stepper.outer_step == 1 and record.left_out
+    problem, stepper = make(every=1, estimator=Poison())
+    with pytest.raises(hypergrad.NonFiniteError, match=r"The hypergradient is not finite \(norm nan\)"):
+        stepper.step(BATCH, BATCH)
+    assert stepper.pending and torch.equal(problem.hparams["log_decay"], before)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from hypergrad.errors import UnknownNameError
+from hypergrad.failures import OnNonFinite
 from hypergrad.registry import closest
 from hypergrad.vision.methods import (
     AutoAugment,
@@ -65,6 +66,10 @@ class TrainConfig(Section):
     warmup_epochs: float = Field(0.0, ge=0, description="Passes in which the learning rate rises from 0.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the inner steps' forward pass (autocast); updates of the policy are in float32."
+    )
+    on_nonfinite: OnNonFinite = Field(
+        "raise",
+        description="At a NaN or an infinity: raise; skip: leave the step out; halve: skip, and alpha / 2 for a solve.",
     )
     channels_last: bool = Field(False, description="Memory format of images and network.")
     compile: bool = Field(False, description="torch.compile of the network in the inner steps.")

@@ -1,13 +1,18 @@
 """One step of SGD on augmented images, the same for every method, and what it needs: network, data, schedule."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypergrad.augment import FixedPolicy, Policy
-from hypergrad.errors import InvalidInputError
+from hypergrad.errors import InvalidInputError, NonFiniteError
+from hypergrad.failures import Failure
+from hypergrad.failures.guard import Copies, Guard
+from hypergrad.failures.inner_steps import InnerSteps
+from hypergrad.failures.tracing import blamed, trace
 from hypergrad.keys import derive, preserved_rng
 from hypergrad.vision import policies
 from hypergrad.vision.config import TrainConfig
@@ -29,6 +34,8 @@ class InnerLoop:
         augmentation: what augments the images of a step after the standard augmentation; None: nothing does.
         per_epoch, steps: inner steps in an epoch, and in the run.
         passes: forward and backward passes over ``batch_size`` images so far.
+        guard: what is done about steps that are not finite; ``looks`` looks at them.
+        whole: no inner step has been begun and not ended; what an exception amid one leaves is not to be gone on from.
 
     Raises:
         InvalidInputError, UnknownNameError: the configuration does not fit the data or the machine.
@@ -55,6 +62,12 @@ class InnerLoop:
         self.per_epoch = len(self.train_order)
         self.steps = config.epochs * self.per_epoch
         self.passes = 0.0
+        self.guard = Guard(
+            config.on_nonfinite,
+            f"A lower lr ({config.lr} now), a warm-up (warmup_epochs) or precision='float32' may help.",
+        )
+        self.looks = InnerSteps(self.guard, self.device, self._traced)
+        self.whole = True
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD on the network as the configuration has it; the weight decay is part of the loss."""
@@ -64,8 +77,33 @@ class InnerLoop:
         )
 
     def _inner_step(self, step: int, optimizer: torch.optim.Optimizer) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Step number ``step``, from 0; the cross-entropy, 0-d, without a graph, and the batch before the policy."""
-        images, targets, index = self._batch(step)
+        """Step number ``step``, from 0; the cross-entropy, 0-d, without a graph, and the batch before the policy.
+
+        A step that is left out has the loss 0.
+
+        Raises:
+            NonFiniteError: loss or gradient are not finite, and ``on_nonfinite`` has it so.
+        """
+        batch = self._drawn(step)
+        self.looks.begin(self.network.buffers())
+        self.whole = False
+        loss, total = self._losses(step, batch)
+        optimizer.zero_grad()
+        total.backward()
+        try:
+            taken = self.looks.accepts(step, batch, total, self.network.parameters())
+        except NonFiniteError as error:
+            self.whole = not getattr(error.failure, "late", False)
+            raise
+        if taken:
+            optimizer.step()
+        self.whole = True
+        self.passes += 1
+        return loss.detach() if taken else torch.zeros((), device=self.device), batch
+
+    def _losses(self, step: int, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The cross-entropy on the augmented images, and with the weight decay; 0-d."""
+        images, targets, index = batch
         key = derive(derive(self.config.seed, "policy"), "inner", step)
         with preserved_rng(self.device, key):
             augmented = self._augmented(images, index, derive(key, "inner"))
@@ -73,11 +111,36 @@ class InnerLoop:
                 outputs = self.forward(augmented)
             loss = F.cross_entropy(outputs.float(), targets)
             squares = torch.stack([p.square().sum() for p in self.network.parameters()]).sum()
-            optimizer.zero_grad()
-            (loss + 0.5 * self.config.weight_decay * squares).backward()
-        optimizer.step()
-        self.passes += 1
-        return loss.detach(), (images, targets, index)
+            return loss, loss + 0.5 * self.config.weight_decay * squares
+
+    def _traced(self, step: int, batch: Any, late: bool) -> Failure:
+        """The same step again, watched."""
+        modules = {"network": self.network, "policy": self.augmentation, "after": self.after}
+        copies, forward = Copies(self.network.buffers()), self.forward
+        self.forward = self.network  # not the compiled one, which has no operations to watch
+        try:
+            found = trace(
+                lambda: self._losses(step, batch)[1],
+                dict(self.network.named_parameters()),
+                batch,
+                level="inner",
+                step=step,
+                number=step,
+                names=("images", "targets", "index"),
+                others={f"buffer {name}": b for name, b in self.network.named_buffers()},
+                modules={name: m for name, m in modules.items() if isinstance(m, nn.Module)},
+            )
+        finally:
+            self.forward = forward
+            copies.restore()
+        return blamed("inner", step, found) if found is None or late else found
+
+    def _drawn(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        try:
+            return self._batch(step)
+        except Exception as error:
+            error.add_note(f"This was batch {step} of the training images.")
+            raise
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of a step before the policy: a function of the seed and the step."""

@@ -83,14 +83,17 @@ class MethodLoop(InnerLoop):
         self.outer_order = None
         if method.outer_batch_size is not None:
             self.outer_order = self.splits.train.order(method.outer_batch_size, derive(self.config.seed, "outer-order"))
-        return HyperStepper(
+        stepper = HyperStepper(
             objective,
             policies.policy_optimizer(method),
             every=method.every,
             warmup=int(method.warmup * self.steps),
             estimator=policies.estimator(method, self.config.lr, derive(self.config.seed, "control")),
+            on_nonfinite=self.config.on_nonfinite,
             seed=derive(self.config.seed, "policy"),
         )
+        stepper.guard = self.guard
+        return stepper
 
     def _online(self, method: OhlAutoAugment) -> Online:
         if method.every > self.steps:
@@ -163,7 +166,7 @@ class MethodLoop(InnerLoop):
         if self.pending is None:
             self.pending, batch = self._inner_step(step, optimizer)
         else:  # the inner step was taken before an interruption, and its outer step was not
-            batch = self._batch(step)
+            batch = self._drawn(step)
         update = self.stepper.outer_step
         record = self.stepper.step(lambda: self._outer_batch(update, batch), lambda: self._val_batch(update))
         if record is not None:
@@ -186,6 +189,7 @@ class MethodLoop(InnerLoop):
 
     def _outer_batch(self, update: int, last: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         poll()
+        self.looks.settle()
         if self.outer_order is None:
             return last
         (positions,) = self.outer_order.batch(update)

@@ -4,7 +4,8 @@
 
     config.json            the configuration, complete
     environment.json       hardware, versions, the command
-    metrics.jsonl          one line an update of the policy and one an epoch, appended as they happen
+    metrics.jsonl          one line an update of the policy and one an epoch, appended as they happen; and one a failure
+    failures/inner-000012.json   a step that was not finite: where, why, and its settings
     policies/0012.json     the policy after each epoch (MADAO)
     policy.json            the policy at the end
     model.safetensors      the network at the end
@@ -22,6 +23,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +34,33 @@ from torch import nn
 import hypergrad.version
 from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.errors import HypergradWarning, InvalidInputError
+from hypergrad.failures import Failure
 from hypergrad.files import Field, parse_json, read_bytes, read_json, write_atomically
 from hypergrad.messages import warn
 from hypergrad.optional import require
+from hypergrad.vision.metrics import Metrics, finite
 from hypergrad.vision.run_checks import check_environment, check_epoch, check_result, check_update
 
 #: Of the files' layout.
 SCHEMA = 1
 _EPOCH = re.compile(r"[0-9]{1,9}")
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """Within, what records a training may fail in any way, with a warning; the training goes on.
+
+    Args:
+        what: happened, in words.
+
+    Warns:
+        HypergradWarning: something was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        warn(f"{what} ({reason}). The training goes on without it.", HypergradWarning)
 
 
 @dataclass(frozen=True)
@@ -48,9 +69,14 @@ class RunDirectory:
 
     Attributes:
         path: of the folder.
+        metrics: its file of metrics.
     """
 
     path: Path
+    metrics: Metrics = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", Metrics(self.path / "metrics.jsonl"))
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any], *, again: bool = False) -> "RunDirectory":
@@ -89,45 +115,34 @@ class RunDirectory:
         again = [*before.pop("resumed", []), {**environment(), "step": step}]
         self._write("environment.json", {**before, "resumed": again})
 
-    def position(self) -> dict[str, int]:
-        """Bytes and lines of the metrics so far, which are on the disk when this returns."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return {"bytes": 0, "lines": 0}
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-            content = file.read()
-        return {"bytes": len(content), "lines": content.count(b"\n")}
+    def position(self) -> dict[str, Any]:
+        """How far the metrics are, see :meth:`hypergrad.vision.metrics.Metrics.position`."""
+        return self.metrics.position()
 
-    def rewind(self, position: dict[str, int], epochs: int) -> None:
-        """Cut off what was recorded after a :meth:`position`: lines of the metrics, and policies of later epochs.
-
-        A file that has become shorter than that is left with its whole lines, and a warning.
-        """
-        path, length = self.path / "metrics.jsonl", position["bytes"]
-        if path.exists():
-            with path.open("rb+") as file:
-                content = file.read(length)
-                if len(content) < length:
-                    length = content.rfind(b"\n") + 1
-                file.truncate(length)
-                os.fsync(file.fileno())
-        if (length if path.exists() else 0) < position["bytes"]:
-            warn(
-                f"{path} has lost lines that were written before the checkpoint: it should have {position['lines']}. "
-                "The training goes on; what is missing is missing in the curves, and nowhere else.",
-                HypergradWarning,
-            )
+    def rewind(self, position: dict[str, Any], epochs: int) -> None:
+        """Cut off what was recorded after a :meth:`position`: lines of the metrics, and policies of later epochs."""
+        self.metrics.rewind(position)
         for policy in (self.path / "policies").glob("*.json"):
             if policy.stem.isdecimal() and int(policy.stem) > epochs:
                 with contextlib.suppress(OSError):
                     policy.unlink()
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line to the metrics; the number NaN or an infinity becomes null."""
-        text = json.dumps(_finite(line), allow_nan=False)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        """Add a line to the metrics, now or when the disk takes it."""
+        self.metrics.append(line)
+
+    def save_failure(self, failure: Failure, settings: dict[str, Any]) -> None:
+        """A step that was not finite, with the settings that it had: a line of the metrics, and a file.
+
+        Warns:
+            HypergradWarning: the file could not be written.
+        """
+        self.append({"kind": "failure", **failure.row()})
+        path = self.path / "failures" / f"{failure.level}-{failure.step:06d}.json"
+        content = {"schema": SCHEMA, "failure": failure.row(), "said": str(failure), "settings": settings}
+        with going_on(f"{path} could not be written"):
+            path.parent.mkdir(exist_ok=True)
+            self._write(f"failures/{path.name}", content)
 
     def save_policy(self, policy: Policy | FixedPolicy, epoch: int | None = None) -> None:
         """The policy after an epoch, or the final one."""
@@ -141,11 +156,16 @@ class RunDirectory:
         self._write("model.json", {"schema": SCHEMA, **description})
 
     def finish(self, result: dict[str, Any]) -> None:
-        """The final numbers."""
+        """The final numbers, after the metrics that could not be written before.
+
+        Raises:
+            OSError: the disk does not take them now either.
+        """
+        self.metrics.write()
         self._write("result.json", {"schema": SCHEMA, **result})
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+        write_atomically(self.path / name, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -157,6 +177,7 @@ class Recorded:
         config, environment: as they were at the start.
         epochs: the metrics of each pass.
         updates: the records of the policy's updates.
+        failures: steps that were not finite, as rows of :class:`hypergrad.failures.Failure`.
         result: the final numbers; None while it runs, or when it was stopped.
         policies: epoch and policy, in order.
     """
@@ -168,6 +189,7 @@ class Recorded:
     updates: list[dict[str, Any]] = field(repr=False)
     result: dict[str, Any] | None
     policies: list[tuple[int, Policy]] = field(repr=False)
+    failures: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
 
 def read_run(path: str | Path) -> Recorded:
@@ -196,6 +218,7 @@ def read_run(path: str | Path) -> Recorded:
             ((int(p.stem), Policy.load(p)) for p in (path / "policies").glob("*.json") if _EPOCH.fullmatch(p.stem)),
             key=lambda entry: entry[0],
         ),
+        failures=[line for line in lines if line.get("kind") == "failure"],
     )
 
 
@@ -229,16 +252,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             shown = line[:60].decode("utf-8", "replace")
             raise InvalidInputError(f"{path}, line {number} is no JSON object: {shown!r}. Remove the line.")
     return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return None
-    return value
 
 
 def environment() -> dict[str, Any]:

@@ -33,11 +33,11 @@ def relevant(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide the result.
 
     Left out are the recipe's name (its settings are there), where the images lie and how many processes decode them
-    (the images themselves are hashed), and device and threads (what they came to is recorded). A policy from a file is
-    its content.
+    (the images themselves are hashed), device and threads (what they came to is recorded), and what is done about steps
+    that are not finite, so that a run that failed can go on with another policy. A policy from a file is its content.
     """
     content = config.model_dump(mode="json")
-    for name in ("recipe", "device", "threads"):
+    for name in ("recipe", "device", "threads", "on_nonfinite"):
         del content[name]
     for name in ("root", "workers"):
         del content["data"][name]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from hypergrad.augment import Policy
-from hypergrad.errors import NonFiniteError
+from hypergrad.errors import HypergradWarning, NonFiniteError
+from hypergrad.failures import Failure
 from hypergrad.interruption import Stopped, graceful
 from hypergrad.keys import derive
+from hypergrad.messages import warn
 from hypergrad.progress import Progress
 from hypergrad.result import StepRecord
 from hypergrad.vision.clock import Clock
@@ -27,7 +29,7 @@ from hypergrad.vision.ohl import OnlineRecord
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.policies import selection_entropy
 from hypergrad.vision.resuming import Saver, check_fit, found_again, found_state, record_of, record_state
-from hypergrad.vision.run import RunDirectory
+from hypergrad.vision.run import RunDirectory, going_on
 from hypergrad.vision.run_identity import run_identity
 from hypergrad.vision.splits import Splits, make_splits
 
@@ -75,6 +77,7 @@ class _Trainer(MethodLoop):
 
     Attributes:
         losses: sum over the steps of the epoch that has begun.
+        left_before: inner steps that had been left out when that epoch began.
         updates: of the policy, in that epoch.
         history: of the epochs that are done.
         clock: of the training, without evaluation and checkpoints; ``since`` is with them.
@@ -100,7 +103,9 @@ class _Trainer(MethodLoop):
         self.history: list[Epoch] = []
         self.clock, self.since = Clock(), Clock()
         self.val: Evaluation | None = None
+        self.left_before = 0
         self.directory = None if run is None else run()
+        self.guard.listener = self._failed
         if state is not None:
             self._restore(state)
 
@@ -129,6 +134,12 @@ class _Trainer(MethodLoop):
             test = None if self.splits.test is None else self._evaluate(self.splits.test)
         except Stopped:
             self._save()
+            raise
+        except Exception as error:
+            # Of whatever went wrong between two steps, or before one was taken, nothing is lost.
+            late = getattr(getattr(error, "failure", None), "late", False)
+            if self.whole and not late and self._save():
+                error.add_note(f"A checkpoint was made, after {self.step} inner steps.")
             raise
         self.network.eval()
         return TrainResult(
@@ -164,8 +175,9 @@ class _Trainer(MethodLoop):
 
     def _end_epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Evaluate, record, and make a checkpoint if one is due."""
-        epoch, train_loss = len(self.history) + 1, float(self.losses) / self.per_epoch
-        if not math.isfinite(train_loss):
+        self.looks.settle()
+        epoch, train_loss = len(self.history) + 1, self._mean_loss()
+        if not math.isfinite(train_loss) and self.guard.policy == "raise":
             raise NonFiniteError(
                 f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({self.config.lr} now), a warm-up "
                 "(warmup_epochs) or precision='float32' may help."
@@ -175,10 +187,17 @@ class _Trainer(MethodLoop):
         self.history.append(self._epoch(epoch, train_loss, self.val))
         self._record(self.history[-1])
         self.losses, self.updates = torch.zeros((), device=self.device), []
+        self.left_before = self.guard.left_out["inner"]
         if on_epoch is not None:
             on_epoch(self.history[-1])
         if self.saver is not None and self.saver.due(end_of_epoch=True):
             self._save()
+
+    def _mean_loss(self) -> float:
+        """Over the inner steps of the epoch that were taken; NaN without one."""
+        trajectories = 1 if self.online is None else self.online.trajectories
+        taken = self.per_epoch - (self.guard.left_out["inner"] - self.left_before) / trajectories
+        return float(self.losses) / taken if taken > 0 else math.nan
 
     def _between(self) -> None:
         """Everything is in :meth:`state`: stop here if asked to, or make a checkpoint if one is due."""
@@ -186,10 +205,33 @@ class _Trainer(MethodLoop):
         if self.saver is not None and self.saver.due():
             self._save()
 
-    def _save(self) -> None:
-        if self.saver is not None:
-            with self.clock.paused():
-                self.saver.save(self.state(), step=self.step)
+    def _save(self) -> bool:
+        """Make a checkpoint; whether there is one."""
+        if self.saver is None:
+            return False
+        self.looks.settle()
+        with self.clock.paused():
+            try:
+                state = self.state()
+            except OSError as error:  # of the metrics, whose end is part of it
+                warn(
+                    f"No checkpoint could be made at step {self.step} ({error}). The training goes on.",
+                    HypergradWarning,
+                )
+                return False
+            return self.saver.save(state, step=self.step)
+
+    def _failed(self, failure: Failure) -> None:
+        """Record a step that is not finite."""
+        if self.directory is None:
+            return
+        step = failure.step if failure.level == "inner" else self.step
+        names = ("batch_size", "precision", "weight_decay", "momentum", "seed", "on_nonfinite")
+        settings = {name: getattr(self.config, name) for name in names}
+        rate = self.config.lr * self._lr_factor(step)
+        self.directory.save_failure(
+            failure, {**settings, "lr": rate, "inner_step": step, "method": self.config.method.name}
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on besides what :func:`run_identity` names."""
@@ -205,6 +247,8 @@ class _Trainer(MethodLoop):
             "found": None if self.found is None else found_state(self.found, self.search_seconds),
             "passes": self.passes,
             "losses": self.losses,
+            "left_out": self.guard.state_dict(),
+            "left_before": self.left_before,
             "updates": [record_state(update) for update in self.updates],
             "history": [asdict(epoch) for epoch in self.history],
             "per_epoch": self.per_epoch,
@@ -228,6 +272,8 @@ class _Trainer(MethodLoop):
         learner = self.stepper or self.online
         if learner is not None:
             learner.load_state_dict(state["learner"])
+        self.guard.load_state_dict(state["left_out"])
+        self.left_before = state["left_before"]
         self.step, self.passes = state["step"], state["passes"]
         self.pending = None if state["pending"] is None else state["pending"].to(self.device)
         self.losses = state["losses"].to(self.device)
@@ -268,7 +314,8 @@ class _Trainer(MethodLoop):
             self.directory.append({"kind": kind, **update.row()})
         self.directory.append({"kind": "epoch", **asdict(epoch)})
         if self.policy is not None and (self.stepper or self.online):
-            self.directory.save_policy(self.policy, epoch.epoch)
+            with going_on(f"The policy of epoch {epoch.epoch} could not be written"):
+                self.directory.save_policy(self.policy, epoch.epoch)
 
 
 def _note(epoch: int, epochs: int, history: list[Epoch]) -> str:
