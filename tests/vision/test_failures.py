@@ -22,6 +22,7 @@ from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset, ImageSet
 from hypergrad.vision.events import Events
 from hypergrad.vision.inner_loop import InnerLoop
+from hypergrad.vision.method_loop import MethodLoop
 from hypergrad.vision.metrics import Metrics
 from hypergrad.vision.recording import train_and_record
 from hypergrad.vision.resuming import has_checkpoint
@@ -114,6 +115,28 @@ def test_a_failure_is_recorded_and_the_run_goes_on_with_another_policy(tmp_path:
     assert {f.step for f in failures} == set(steps_with(config(method))) and {f.action for f in failures} == {
         "left out"
     }
+
+
+def test_an_outer_step_that_is_left_out_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = MethodLoop._val_batch
+
+    def val_batch(self: MethodLoop, update: int) -> tuple[Tensor, Tensor]:
+        images, targets = original(self, update)
+        return (images / 0 if update == 1 else images), targets
+
+    monkeypatch.setattr(MethodLoop, "_val_batch", val_batch)
+    record(tmp_path / "run", "madao", on_nonfinite="skip")
+    run = read_run(tmp_path / "run")
+    assert [(u["outer_step"], u["left_out"], u["status"] is None) for u in run.updates] == [
+        (1, False, False), (2, True, True), (3, False, False),
+    ]  # fmt: skip
+    (row,) = run.failures
+    assert (row["level"], row["data"], row["step"], row["holders"][0][0]) == ("outer", "val_data", 1, "inputs")
+    assert (tmp_path / "run" / "failures" / "outer-000001.json").exists()
+    with pytest.raises(NonFiniteError, match="outer_loss is nan.*Outer step 1, val_data, batch 1"):
+        record(tmp_path / "other", "madao")
+    record(tmp_path / "other", "madao", "auto", on_nonfinite="skip")
+    assert network(tmp_path / "other") == network(tmp_path / "run")
 
 
 def test_a_step_that_is_skipped_changes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +253,7 @@ def test_metrics_that_stay_unwritten_are_an_error_at_the_end(tmp_path: Path) -> 
 
 def test_metrics_torn_at_every_byte_are_read_and_gone_on_with(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {})
-    lines = [{"kind": "epoch", "epoch": n, "text": "é"} for n in range(3)]
+    lines = [{"kind": "epoch", "epoch": n, "step": n, "text": "é"} for n in range(3)]
     for line in lines[:2]:
         run.append(line)
     position = run.position()
