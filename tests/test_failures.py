@@ -337,6 +337,36 @@ def test_after_an_error_the_run_goes_on_with_another_policy(tmp_path: Path, keye
     assert all(torch.equal(wanted.params[k], p) for k, p in got.params.items())
 
 
+def test_what_was_left_out_is_part_of_the_state(tmp_path: Path) -> None:
+    data = batches(bad=(late_row(2),))
+    first = solved(model_problem(data), tmp_path / "c", on_nonfinite="skip", outer_steps=1)
+    assert first.failures
+    longer = solved(model_problem(data), tmp_path / "c", on_nonfinite="skip")
+    assert longer.failures[: len(first.failures)] == first.failures
+    stepper = model_problem(data).stepper(OUTER, on_nonfinite="skip")
+    stepper.guard.in_a_row["inner"] = 4
+    other = model_problem(data).stepper(OUTER, on_nonfinite="skip")
+    other.load_state_dict(stepper.state_dict())
+    assert other.guard.in_a_row == {"inner": 4, "outer": 0}
+    old = {k: v for k, v in stepper.state_dict().items() if k != "left_out"}
+    other.load_state_dict({**old, "version": 2})
+    assert other.guard.in_a_row == {"inner": 0, "outer": 0}
+
+
+def test_a_loop_of_ones_own_is_told_not_to_step() -> None:
+    problem = model_problem(batches())
+    stepper = problem.stepper(OUTER, on_nonfinite="skip")
+    for t, wanted in ((0, True), (1, False), (2, True)):
+        batch = batches(bad=() if wanted else tuple(range(24))).batch(t)
+        loss = stepper.loss(batch)
+        loss.backward()
+        assert stepper.accepts(loss, batch) is wanted
+        assert all((p.grad is not None) is wanted for p in problem.params.values())
+        for p in problem.params.values():
+            p.grad = None
+        stepper.step(batch, batches(1).batch(0))
+
+
 def test_all_finite() -> None:
     big = torch.full((3,), 3e38)
     assert bool(all_finite([big, None, torch.ones(2, dtype=torch.float64), torch.zeros(0)]))  # no square overflows

@@ -18,7 +18,7 @@ from hypergrad.vision.finished import finished_result
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.predict import Description
 from hypergrad.vision.resuming import FOLDER, OtherRunError, Resume, Saver
-from hypergrad.vision.run import RunDirectory, going_on
+from hypergrad.vision.run import GoingOn, RunDirectory
 from hypergrad.vision.run_identity import relevant
 from hypergrad.vision.samples import draw_samples, save_samples
 from hypergrad.vision.training import train
@@ -97,7 +97,7 @@ def train_and_record(
 
         def tell(epoch: Epoch) -> None:
             for writer in events:
-                with going_on(f"TensorBoard's events of epoch {epoch.epoch} could not be written"):
+                with GoingOn(f"TensorBoard's events of epoch {epoch.epoch} could not be written"):
                     writer.add(epoch)
             if on_epoch is not None:
                 on_epoch(epoch)
@@ -106,7 +106,7 @@ def train_and_record(
             result = train(config, run=create, saver=saver, dataset=dataset, progress=progress, on_epoch=tell)
         finally:
             for writer in events:
-                with going_on("TensorBoard's events could not be closed"):
+                with GoingOn("TensorBoard's events could not be closed"):
                     writer.close()
         earlier = 0.0 if saver.loaded is None else saver.loaded.state["wall"]
         _finish(directory[0], result, earlier + time.perf_counter() - started)

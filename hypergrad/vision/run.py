@@ -23,7 +23,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,10 @@ SCHEMA = 1
 _EPOCH = re.compile(r"[0-9]{1,9}")
 
 
-@contextlib.contextmanager
-def going_on(what: str) -> Iterator[None]:
+class GoingOn:
     """Within, what records a training may fail in any way, with a warning; the training goes on.
+
+    A class, and no generator, so that the warning points at the user's line and not into contextlib.
 
     Args:
         what: happened, in words.
@@ -56,11 +56,20 @@ def going_on(what: str) -> Iterator[None]:
     Warns:
         HypergradWarning: something was raised.
     """
-    try:
-        yield
-    except Exception as error:
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Warn, and swallow what is no signal."""
+        if not isinstance(error, Exception):
+            return False
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        warn(f"{what} ({reason}). The training goes on without it.", HypergradWarning)
+        warn(f"{self._what} ({reason}). The training goes on without it.", HypergradWarning)
+        return True
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ class RunDirectory:
         self.append({"kind": "failure", **failure.row()})
         path = self.path / "failures" / f"{failure.level}-{failure.step:06d}.json"
         content = {"schema": SCHEMA, "failure": failure.row(), "said": str(failure), "settings": settings}
-        with going_on(f"{path} could not be written"):
+        with GoingOn(f"{path} could not be written"):
             path.parent.mkdir(exist_ok=True)
             self._write(f"failures/{path.name}", content)
 

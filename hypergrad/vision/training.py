@@ -29,7 +29,7 @@ from hypergrad.vision.ohl import OnlineRecord
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.policies import selection_entropy
 from hypergrad.vision.resuming import Saver, check_fit, found_again, found_state, record_of, record_state
-from hypergrad.vision.run import RunDirectory, going_on
+from hypergrad.vision.run import GoingOn, RunDirectory
 from hypergrad.vision.run_identity import run_identity
 from hypergrad.vision.splits import Splits, make_splits
 
@@ -314,7 +314,7 @@ class _Trainer(MethodLoop):
             self.directory.append({"kind": kind, **update.row()})
         self.directory.append({"kind": "epoch", **asdict(epoch)})
         if self.policy is not None and (self.stepper or self.online):
-            with going_on(f"The policy of epoch {epoch.epoch} could not be written"):
+            with GoingOn(f"The policy of epoch {epoch.epoch} could not be written"):
                 self.directory.save_policy(self.policy, epoch.epoch)
 
 
