@@ -15,7 +15,7 @@ from hypergrad.cli.parsing import Parser
 from hypergrad.cli.ranks import computing
 from hypergrad.cli.refusals import validated
 from hypergrad.cli.statuses import DONE, INTERRUPTED, STOPPED
-from hypergrad.distributed import from_first, is_writer
+from hypergrad.distributed import from_first, is_writer, world_size
 from hypergrad.errors import HypergradError, InvalidInputError, NonFiniteError
 from hypergrad.vision.config import RECIPES, TrainConfig, recipe
 from hypergrad.vision.figures import draw_run
@@ -210,6 +210,8 @@ def _left(output: Path) -> str:
     count = len(run.epochs)
     epochs = f"{count} epoch{'' if count == 1 else 's'}"
     further = f"hypergrad train --resume {shlex.quote(str(output))}"
+    if world_size() > 1:
+        further = f"torchrun ... -m {further}"
     if has_checkpoint(output):
         return f"a checkpoint is in {output}, after {epochs}; go on with: {further}"
     return (
