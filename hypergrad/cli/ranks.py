@@ -102,7 +102,7 @@ def computing(device: str) -> Iterator[None]:
         yield
         return
     gpus = torch.cuda.device_count() if device == "auto" or device.startswith("cuda") else 0
-    if gpus or device.startswith("cuda"):
+    if gpus:  # without one, "cuda" is refused where it is resolved
         _choose_gpu(device, gpus)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     distributed.init_process_group(backend, store=ranks.store, rank=ranks.rank, world_size=ranks.size)
@@ -122,7 +122,7 @@ def _choose_gpu(device: str, gpus: int) -> None:
     if local >= gpus:
         raise InvalidInputError(
             f"The rank of number {local} on its machine finds {gpus} GPUs there. Start at most one rank for each GPU "
-            f"(torchrun --nproc-per-node {max(gpus, 1)}), or give --device cpu."
+            f"(torchrun --nproc-per-node {gpus}), or give --device cpu."
         )
     torch.cuda.set_device(local)
 
