@@ -58,6 +58,18 @@ def gather(numbers: Sequence[int]) -> list[list[int]]:
     return rows
 
 
+def from_first(text: str) -> str:
+    """The text of rank 0, on every rank; other ranks' own are passed over."""
+    if world_size() == 1:
+        return text
+    content = text.encode()
+    length = gather([len(content)])[0][0]
+    held = content if rank() == 0 else bytes(length)
+    buffer = torch.tensor(list(held), dtype=torch.uint8, device=_control_device())
+    distributed.broadcast(buffer, 0)
+    return bytes(buffer.tolist()).decode()
+
+
 def differing(digests: Mapping[str, str]) -> dict[str, list[int]]:
     """By the name of what was hashed, the ranks whose digest is not that of rank 0; empty where all agree.
 

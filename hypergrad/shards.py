@@ -39,7 +39,12 @@ def statistics(objective: Objective) -> list[Tensor]:
     """
     if not isinstance(objective, ModelObjective):
         return []
-    layers = [m for m in objective.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return running_statistics(objective.model)
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Those of :func:`statistics`, of a network."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return [b for m in layers for b in (m.running_mean, m.running_var) if b is not None]
 
 

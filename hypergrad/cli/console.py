@@ -4,7 +4,7 @@ import importlib.util
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,20 +26,31 @@ def plain(text: object) -> str:
     )
 
 
-def print_error(message: object) -> None:
-    """Each line on stderr, marked as an error."""
+def print_error(message: object, who: str = "hypergrad") -> None:
+    """Each line on stderr, marked as an error.
+
+    Args:
+        message: to be shown.
+        who: says it.
+    """
     for line in plain(message).splitlines() or [""]:
-        print(f"hypergrad: error: {line}", file=sys.stderr)
+        print(f"{who}: error: {line}", file=sys.stderr)
 
 
 @contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Inside, our own warnings are lines like errors, without the place in the code that they came from."""
+def plain_warnings(who: str = "hypergrad", first: Callable[[str], bool] = lambda text: True) -> Iterator[None]:
+    """Inside, our own warnings are lines like errors, without the place in the code that they came from.
+
+    Args:
+        who: warns.
+        first: whether a warning of this text is to be shown; no where another process has shown it.
+    """
     shown = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, HypergradWarning):
-            print(f"hypergrad: warning: {plain(message)}", file=sys.stderr)
+            if first(f"warning: {message}"):
+                print(f"{who}: warning: {plain(message)}", file=sys.stderr)
         else:
             shown(message, category, *place, **more)
 

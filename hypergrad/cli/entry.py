@@ -1,5 +1,6 @@
 """From a line of arguments to a command and an exit status."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -7,8 +8,9 @@ from typing import Any
 
 from hypergrad.cli.console import plain_warnings, print_error
 from hypergrad.cli.parsing import Parser
+from hypergrad.cli.ranks import current, lost_contact, met
 from hypergrad.cli.statuses import BAD_INPUT, DONE, FAILED, INTERRUPTED
-from hypergrad.errors import HypergradError, MissingLibraryError
+from hypergrad.errors import HypergradError, InvalidInputError, MissingLibraryError, RankError
 from hypergrad.registry import Registry
 from hypergrad.version import __version__
 
@@ -24,6 +26,9 @@ SUMMARIES = {
     "report": "write one page about runs: who is best, by how much, and whether the seeds can tell",
     "datasets": "list the data sets, or check that one can be read",
 }
+
+#: What ranks that torchrun has started do together.
+OVER_RANKS = ("train",)
 
 # Strings: a command and its libraries are imported when it is asked for.
 _commands: Registry[Any] = Registry(
@@ -66,23 +71,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A network of one's own is named by its import path; a console script does not look in the current folder.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        with plain_warnings():
+    who, first = "hypergrad", True
+    with contextlib.ExitStack() as stack:
+        try:
+            ranks = stack.enter_context(met())
+            if ranks is None:
+                stack.enter_context(plain_warnings())
+            else:
+                who = ranks.name
+                stack.enter_context(plain_warnings(who, ranks.first))
             return _run(given)
-    except SystemExit as stop:  # argparse's --help and --version
-        return stop.code if isinstance(stop.code, int) else FAILED
-    except KeyboardInterrupt:
-        print("hypergrad: interrupted; nothing was left half-written", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output has gone (`| head`); closing stderr keeps Python from complaining at exit.
-        sys.stderr.close()
-        return DONE
-    except (HypergradError, OSError) as error:
-        if debug:
-            raise
-        print_error(error)
-        return BAD_INPUT if isinstance(error, HypergradError) else FAILED
+        except SystemExit as stop:  # argparse's --help and --version
+            return stop.code if isinstance(stop.code, int) else FAILED
+        except KeyboardInterrupt:
+            print(f"{who}: interrupted; nothing was left half-written", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            # The reader of the output has gone (`| head`); closing stderr keeps Python from complaining at exit.
+            sys.stderr.close()
+            return DONE
+        except Exception as error:
+            # The first rank with an error tells it; the others have the same one, or have lost contact with that rank.
+            ranks = current()
+            first = ranks is None or ranks.first("error")
+            if ranks is not None and lost_contact(error):
+                error = RankError(
+                    f"lost contact with another rank, which has ended or cannot be reached. {_short(error)}"
+                )
+            if debug or (first and not isinstance(error, HypergradError | OSError)):
+                raise
+            if first:
+                print_error(error, who)
+            return BAD_INPUT if isinstance(error, HypergradError) else FAILED
 
 
 def _run(given: list[str]) -> int:
@@ -99,6 +119,11 @@ def _run(given: list[str]) -> int:
     if position == len(given):
         parser.print_help()
         return BAD_INPUT
+    if current() is not None and given[position] not in OVER_RANKS:
+        raise InvalidInputError(
+            f"`hypergrad {given[position]}` was started as several ranks (torchrun), each of which would do the same. "
+            f"Only `hypergrad {OVER_RANKS[0]}` runs so; start this one alone."
+        )
     return _load(given[position])(given[position + 1 :])
 
 
@@ -114,3 +139,8 @@ def _load(name: str) -> Callable[[list[str]], int]:
             'Install it: pip install "hypergrad-toolkit[vision]".'
         ) from error
     return command
+
+
+def _short(error: BaseException) -> str:
+    """The first line of torch's message."""
+    return f"({next(iter(str(error).splitlines()), '')[:120]})"

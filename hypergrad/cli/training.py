@@ -12,8 +12,10 @@ import torch
 
 from hypergrad.cli.layers import Layer, Options, environment_layer, file_layer, merged
 from hypergrad.cli.parsing import Parser
+from hypergrad.cli.ranks import computing
 from hypergrad.cli.refusals import validated
 from hypergrad.cli.statuses import DONE, INTERRUPTED, STOPPED
+from hypergrad.distributed import from_first, is_writer, world_size
 from hypergrad.errors import HypergradError, InvalidInputError, NonFiniteError
 from hypergrad.vision.config import RECIPES, TrainConfig, recipe
 from hypergrad.vision.figures import draw_run
@@ -103,7 +105,7 @@ def read_settings(parsed: argparse.Namespace, options: Options) -> TrainConfig:
 
 
 def train_command(arguments: Sequence[str]) -> int:
-    """Train; the exit status."""
+    """Train; the exit status. Ranks that torchrun has started train together, and the first one writes."""
     parser, options = training_parser()
     parsed = parser.parse_args(arguments)
     _check(parsed)
@@ -112,8 +114,15 @@ def train_command(arguments: Sequence[str]) -> int:
     if parsed.print_config:
         print(json.dumps(config.model_dump(mode="json"), indent=2))
         return DONE
-    output = resumed or parsed.output or _new_folder(config)
-    if parsed.resume is not None and not parsed.quiet:
+    with computing(config.device):
+        return _train(config, parsed, resumed)
+
+
+def _train(config: TrainConfig, parsed: argparse.Namespace, resumed: Path | None) -> int:
+    """The run itself, on every rank."""
+    # Each rank has another second in the name.
+    output = Path(from_first(str(resumed or parsed.output or _new_folder(config))))
+    if is_writer() and parsed.resume is not None and not parsed.quiet:
         print(f"hypergrad: {_before(output)}", file=sys.stderr)
     try:
         result = train_and_record(
@@ -128,11 +137,15 @@ def train_command(arguments: Sequence[str]) -> int:
     except OtherRunError as error:
         raise InvalidInputError(f"{error}\nOn the command line, --force forces it.") from error
     except NonFiniteError:
-        print(f"hypergrad: {_left(output)}", file=sys.stderr)
+        if is_writer():
+            print(f"hypergrad: {_left(output)}", file=sys.stderr)
         raise
     except KeyboardInterrupt:
-        print(f"hypergrad: interrupted; {_left(output)}", file=sys.stderr)
+        if is_writer():
+            print(f"hypergrad: interrupted; {_left(output)}", file=sys.stderr)
         return STOPPED if has_checkpoint(output) else INTERRUPTED
+    if not is_writer():
+        return DONE
     pictures = [] if parsed.no_pictures else _pictures(result, output)
     if parsed.quiet:
         print(output)
@@ -197,6 +210,8 @@ def _left(output: Path) -> str:
     count = len(run.epochs)
     epochs = f"{count} epoch{'' if count == 1 else 's'}"
     further = f"hypergrad train --resume {shlex.quote(str(output))}"
+    if world_size() > 1:
+        further = f"torchrun ... -m {further}"
     if has_checkpoint(output):
         return f"a checkpoint is in {output}, after {epochs}; go on with: {further}"
     return (

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypergrad.interruption import poll
+from hypergrad.distributed import rank, world_size
+from hypergrad.reductions import MeanOverRanks, poll_together
 from hypergrad.vision.splits import Part
 
 #: Mistakes that are kept.
@@ -62,6 +63,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate in eval mode; afterwards the network is in the mode it was in.
 
+    Where ``torch.distributed`` runs, each rank evaluates its part of the images, and all have the sums.
+
     Args:
         network: takes images in [0, 1].
         part: 8-bit images and targets.
@@ -88,8 +91,14 @@ def _evaluated(
     confusion = torch.zeros(size * size, dtype=torch.int64)
     loss, top5 = 0.0, 0
     mistakes: list[Mistake] = []
-    for positions in torch.arange(len(part)).split(batch_size):
-        poll()
+    own = torch.arange(len(part)).tensor_split(world_size())[rank()]
+    # As many on each rank, the first of which has most: each is a place where all may stop.
+    most = -(-len(part) // world_size())
+    for number in range(-(-most // batch_size)):
+        poll_together()
+        positions = own[number * batch_size : (number + 1) * batch_size]
+        if not len(positions):
+            continue
         pixels, targets = part.draw(positions)
         images = pixels.to(device).float() / 255
         if crop is not None:
@@ -101,6 +110,8 @@ def _evaluated(
         mistakes = _worst([*mistakes, *_mistakes(outputs, targets, positions)])
         if size > 5:
             top5 += int((outputs.topk(5, 1).indices == targets[:, None]).sum())
+    if world_size() > 1:
+        loss, top5, confusion, mistakes = _total(loss, top5, confusion, mistakes, device)
     table = confusion.view(size, size)
     count = len(part)
     return Evaluation(
@@ -111,6 +122,20 @@ def _evaluated(
         confusion=table.tolist(),
         mistakes=mistakes,
     )
+
+
+def _total(
+    loss: float, top5: int, confusion: Tensor, mistakes: list[Mistake], device: torch.device
+) -> tuple[float, int, Tensor, list[Mistake]]:
+    """The sums over the ranks, and the worst mistakes of all; float64 is exact for counts."""
+    rows = torch.full((world_size(), _MISTAKES, 4), 0.0, dtype=torch.float64)
+    for i, m in enumerate(mistakes):
+        rows[rank(), i] = torch.tensor([m.position + 1, m.true, m.predicted, m.probability], dtype=torch.float64)
+    sums = torch.tensor([loss, top5], dtype=torch.float64)
+    parts = [t.to(device) for t in (sums, confusion.double(), rows)]
+    found = [t.cpu() for t in MeanOverRanks((1,) * world_size(), rank()).total_each(parts, parts) if t is not None]
+    held = [Mistake(int(p) - 1, int(t), int(c), q) for p, t, c, q in found[2].flatten(0, 1).tolist() if p]
+    return float(found[0][0]), int(found[0][1]), found[1].long(), _worst(held)
 
 
 def _mistakes(outputs: Tensor, targets: Tensor, positions: Tensor) -> list[Mistake]:

@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergrad.augment import FixedPolicy, Policy
+from hypergrad.batches import KeyedBatches
+from hypergrad.distributed import rank, world_size
 from hypergrad.errors import InvalidInputError, NonFiniteError
 from hypergrad.failures import Failure
 from hypergrad.failures.guard import Copies, Guard
 from hypergrad.failures.inner_steps import InnerSteps
 from hypergrad.failures.tracing import blamed, trace
 from hypergrad.keys import derive, preserved_rng
+from hypergrad.reductions import MeanOverRanks, mean_gradients
+from hypergrad.shards import rank_key, running_statistics
 from hypergrad.vision import policies
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.evaluation import Evaluation, evaluate
@@ -25,6 +29,9 @@ from hypergrad.vision.splits import Part, Splits
 
 class InnerLoop:
     """Network, data and noise of the inner problem.
+
+    Where ``torch.distributed`` runs, each rank has its part of every batch, and gradients, losses and the running
+    statistics of batch normalisation are averaged over the ranks in each step.
 
     Args:
         config: of the run.
@@ -58,7 +65,9 @@ class InnerLoop:
         self.standard = policies.standard(config.standard, splits)
         self.augmentation: Policy | FixedPolicy | None = None
         self.after = policies.after(config.standard)
-        self.train_order = splits.train.order(config.batch_size, derive(config.seed, "order"))
+        self.train_order = cut(splits.train.order(config.batch_size, derive(config.seed, "order")), "batch_size")
+        # No gather: the order says how many images each rank has.
+        self.ranks = shares(self.train_order)
         self.per_epoch = len(self.train_order)
         self.steps = config.epochs * self.per_epoch
         self.passes = 0.0
@@ -90,6 +99,11 @@ class InnerLoop:
         loss, total = self._losses(step, batch)
         optimizer.zero_grad()
         total.backward()
+        value = loss.detach()
+        if not self.ranks.single:
+            value = value.clone()
+            params = dict(self.network.named_parameters())
+            mean_gradients(params, [*running_statistics(self.network), value], self.ranks)
         try:
             taken = self.looks.accepts(step, batch, total, self.network.parameters())
         except NonFiniteError as error:
@@ -99,13 +113,13 @@ class InnerLoop:
             optimizer.step()
         self.whole = True
         self.passes += 1
-        return loss.detach() if taken else torch.zeros((), device=self.device), batch
+        return value if taken else torch.zeros((), device=self.device), batch
 
     def _losses(self, step: int, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The cross-entropy on the augmented images, and with the weight decay; 0-d."""
         images, targets, index = batch
         key = derive(derive(self.config.seed, "policy"), "inner", step)
-        with preserved_rng(self.device, key):
+        with preserved_rng(self.device, rank_key(key)):
             augmented = self._augmented(images, index, derive(key, "inner"))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 outputs = self.forward(augmented)
@@ -143,7 +157,7 @@ class InnerLoop:
             raise
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of a step before the policy: a function of the seed and the step."""
+        """The batch of a step before the policy, of which a rank has its part: a function of the seed and the step."""
         (positions,) = self.train_order.batch(step)
         return self._prepared(self.splits.train, positions, derive(self.config.seed, "crop", step))
 
@@ -198,14 +212,45 @@ def resolve_device(name: str) -> torch.device:
         InvalidInputError: torch knows no such device, or sees no GPU.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise InvalidInputError(f"device={name!r} is none that torch knows; give auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError(f"device={name!r} was asked for, and torch sees no GPU. Give device=cpu, or auto.")
+    if device.type == "cuda" and device.index is None and world_size() > 1:
+        return torch.device("cuda", torch.cuda.current_device())  # this rank's own
     return device
+
+
+def cut(order: KeyedBatches, name: str) -> KeyedBatches:
+    """This rank's part of the batches; all of them where there is one rank.
+
+    Args:
+        order: the whole batches.
+        name: of the setting that says how large they are.
+
+    Raises:
+        InvalidInputError: they are smaller than the number of ranks.
+    """
+    if world_size() == 1:
+        return order
+    if order.batch_size < world_size():
+        raise InvalidInputError(
+            f"{name}: a batch of {order.batch_size} images cannot be cut among {world_size()} ranks, each of which "
+            "needs one or more. Use larger batches or fewer ranks."
+        )
+    return order.shard(rank(), world_size())
+
+
+def shares(order: KeyedBatches) -> MeanOverRanks:
+    """How much each rank counts for one of its batches."""
+    place, size = order.part
+    if size == 1:
+        return MeanOverRanks()
+    parts = torch.arange(order.batch_size).tensor_split(size)
+    return MeanOverRanks(tuple(len(part) for part in parts), place)
 
 
 def _network(config: TrainConfig, splits: Splits) -> tuple[Normalised, str | None]:

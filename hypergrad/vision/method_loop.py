@@ -1,5 +1,6 @@
 """The steps of a run, each with what its method does then: an outer step, or a share of an interval."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,17 +10,20 @@ import torch
 from torch import Tensor
 
 from hypergrad.augment import FixedPolicy, Policy
+from hypergrad.distributed import alone, from_first, world_size
 from hypergrad.errors import InvalidInputError
-from hypergrad.interruption import poll
+from hypergrad.interruption import Stopped, poll
 from hypergrad.keys import derive
 from hypergrad.objective import ModelObjective
+from hypergrad.reductions import poll_together
 from hypergrad.result import StepRecord
 from hypergrad.stepper import HyperStepper
 from hypergrad.vision import policies
 from hypergrad.vision.config import Fixed, Madao, OhlAutoAugment, TrainConfig
-from hypergrad.vision.inner_loop import InnerLoop
+from hypergrad.vision.inner_loop import InnerLoop, cut
 from hypergrad.vision.ohl import Online, OnlineRecord
 from hypergrad.vision.policy_search import Found, find_policy, searches_first
+from hypergrad.vision.resuming import found_of_text, found_text
 from hypergrad.vision.splits import Splits
 
 
@@ -68,21 +72,34 @@ class MethodLoop(InnerLoop):
         if searches_first(method.name):
             if self.found is None:
                 start = time.perf_counter()
-                self.found = find_policy(self.config, self.splits, self.device)
+                self.found = self._search()
                 self.search_seconds = time.perf_counter() - start
             return self.found.policy.to(self.device)
         policy = policies.given_policy(method)
         return None if policy is None else policy.to(self.device)
 
+    def _search(self) -> Found:
+        """A policy; where there are several ranks each searches the same by itself, and the first one's is taken."""
+        if world_size() == 1:
+            return find_policy(self.config, self.splits, self.device)
+        text = ""
+        # A signal breaks off each rank's search by itself; then all of them stop here.
+        with alone(), contextlib.suppress(Stopped):
+            text = found_text(find_policy(self.config, self.splits, self.device))
+        poll_together()
+        return found_of_text(from_first(text))
+
     def _stepper(self, method: Madao, family: Any) -> HyperStepper:
         members = [family] if self.after is None else [family, policies.Applied(self.after)]
         objective = ModelObjective(self.network, members, weight_decay=self.config.weight_decay)
-        self.val_order = self.splits.val.order(
+        val_order = self.splits.val.order(
             method.val_batch_size or self.config.batch_size, derive(self.config.seed, "val-order")
         )
+        self.val_order = cut(val_order, "validation images of an outer step")
         self.outer_order = None
         if method.outer_batch_size is not None:
-            self.outer_order = self.splits.train.order(method.outer_batch_size, derive(self.config.seed, "outer-order"))
+            order = self.splits.train.order(method.outer_batch_size, derive(self.config.seed, "outer-order"))
+            self.outer_order = cut(order, "method.outer_batch_size")
         stepper = HyperStepper(
             objective,
             policies.policy_optimizer(method),

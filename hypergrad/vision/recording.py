@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hypergrad.checkpoint.identity import differences
+from hypergrad.distributed import alone, barrier, from_first, is_writer
 from hypergrad.errors import InvalidInputError
 from hypergrad.files import held, read_json
 from hypergrad.vision.config import TrainConfig
@@ -22,6 +23,9 @@ from hypergrad.vision.run import GoingOn, RunDirectory
 from hypergrad.vision.run_identity import relevant
 from hypergrad.vision.samples import draw_samples, save_samples
 from hypergrad.vision.training import train
+
+#: What the first rank tells the others about the folder.
+_FINISHED, _UNFINISHED = "finished", "unfinished"
 
 
 def train_and_record(
@@ -37,6 +41,9 @@ def train_and_record(
     keep_checkpoints: bool = False,
 ) -> TrainResult:
     """Train, and leave a run's folder (see :mod:`hypergrad.vision.run`).
+
+    Where ``torch.distributed`` runs, all ranks call this; the first one writes, calls ``on_epoch`` and says which
+    folder, and all must see it to go on from a checkpoint.
 
     Args:
         config: of the run.
@@ -59,8 +66,10 @@ def train_and_record(
         OtherRunError: the folder is that of another run; the message says what differs. Nothing is changed then.
         Stopped: SIGINT or SIGTERM came, and a checkpoint was made if there is one; a ``KeyboardInterrupt``.
     """
-    output, started = Path(output), time.perf_counter()
+    output, started = Path(from_first(str(output))), time.perf_counter()
     saver = Saver(output, minutes=checkpoint_minutes, resume=resume)
+    if not is_writer():
+        return _follow(config, output, saver, dataset)
     here = output.exists() and (not output.is_dir() or any(output.iterdir()))
     with contextlib.ExitStack() as stack:
         if here:
@@ -69,10 +78,13 @@ def train_and_record(
             stack.enter_context(held(output / FOLDER))
             _check_config(output, config, resume)
             if (output / "result.json").is_file():
-                result = finished_result(config, output, dataset)
+                from_first(_FINISHED)
+                with alone():
+                    result = finished_result(config, output, dataset)
                 if not keep_checkpoints:
                     saver.remove()
                 return result
+        from_first(_UNFINISHED)
         directory: list[RunDirectory] = []
         events: list[Events] = []
         events_there = resume != "never" and (output / "tensorboard").is_dir()
@@ -109,9 +121,21 @@ def train_and_record(
                 with GoingOn("TensorBoard's events could not be closed"):
                     writer.close()
         earlier = 0.0 if saver.loaded is None else saver.loaded.state["wall"]
-        _finish(directory[0], result, earlier + time.perf_counter() - started)
+        with alone():
+            _finish(directory[0], result, earlier + time.perf_counter() - started)
+        barrier()
         if not keep_checkpoints:
             saver.remove()
+    return result
+
+
+def _follow(config: TrainConfig, output: Path, saver: Saver, dataset: Dataset | None) -> TrainResult:
+    """What a rank does that writes nothing: the same, when the first one has looked at the folder."""
+    if from_first("") == _FINISHED:
+        with alone():
+            return finished_result(config, output, dataset)
+    result = train(config, saver=saver, dataset=dataset, progress=False)
+    barrier()  # when it returns, the files are there
     return result
 
 

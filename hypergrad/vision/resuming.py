@@ -7,6 +7,7 @@ They lie in ``checkpoints/`` of the run's folder until the run is finished. A ch
 - after a signal, and after a search for a policy that precedes the training.
 """
 
+import json
 import math
 import shutil
 import tempfile
@@ -16,8 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+from torch import Tensor
+
 from hypergrad.augment import FixedPolicy
 from hypergrad.checkpoint import Checkpoint, Checkpoints
+from hypergrad.distributed import is_writer, world_size
 from hypergrad.errors import CheckpointError, HypergradError, HypergradWarning, InvalidInputError
 from hypergrad.messages import warn
 from hypergrad.result import StepRecord
@@ -65,7 +70,7 @@ def has_checkpoint(run: str | Path) -> bool:
 
 
 class Saver:
-    """Makes the checkpoints of one run.
+    """Makes the checkpoints of one run. With several ranks all read them, and the first one writes.
 
     Args:
         run: folder of the run.
@@ -102,8 +107,16 @@ class Saver:
         if self.loaded is None:
             return None
         self._earlier = self.loaded.state["wall"]
-        for text in self.loaded.skipped:
+        for text in self.loaded.skipped if is_writer() else ():
             warn(f"A damaged checkpoint was passed over: {text}", HypergradWarning)
+        before = self.loaded.state.get("ranks", 1)
+        if before != world_size() and is_writer():
+            warn(
+                f"The checkpoint was made by {before} rank{'s' if before > 1 else ''}, and there "
+                f"{f'are {world_size()}' if world_size() > 1 else 'is 1'} now. The run goes on with the same batches, "
+                "cut differently: equal to rounding, except for dropout and batch normalisation.",
+                HypergradWarning,
+            )
         return self.loaded.state
 
     def due(self, *, end_of_epoch: bool = False) -> bool:
@@ -116,6 +129,7 @@ class Saver:
     def save(self, state: Mapping[str, Any], *, step: int) -> bool:
         """Make a checkpoint; whether it could be made. A failure is a warning: the next one is tried again."""
         assert self._checkpoints is not None, "load() comes first"
+        assert is_writer()
         start = time.monotonic()
         try:
             wall = self._earlier + time.perf_counter() - self._started
@@ -159,6 +173,18 @@ def found_again(state: Mapping[str, Any]) -> Found:
         operations = FixedPolicy.load(Path(folder) / "policy.json").mixture.operations
     policy = FixedPolicy(operations, pi=state["pi"], p=state["p"], mu=state["mu"])
     return Found(policy, state["passes"], state["notes"])
+
+
+def found_text(found: Found) -> str:
+    """The same as text, for other ranks; a float32 number is exact in it."""
+    state = found_state(found, 0.0)
+    return json.dumps({k: v.tolist() if isinstance(v, Tensor) else v for k, v in state.items()})
+
+
+def found_of_text(text: str) -> Found:
+    """What :func:`found_text` was given; the policy is on the CPU."""
+    state = json.loads(text)
+    return found_again({k: torch.tensor(v) if k in ("pi", "p", "mu") else v for k, v in state.items()})
 
 
 def record_state(record: StepRecord | OnlineRecord) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from torch import nn
 
 import hypergrad.version
 from hypergrad.augment import FixedPolicy, Policy
+from hypergrad.distributed import world_size
 from hypergrad.errors import HypergradWarning, InvalidInputError
 from hypergrad.failures import Failure
 from hypergrad.files import Field, parse_json, read_bytes, read_json, write_atomically
@@ -275,6 +276,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "ranks": world_size(),
         "gpu": gpu,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "arguments": sys.argv[1:],

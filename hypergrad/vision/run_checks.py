@@ -68,7 +68,9 @@ def check_environment(held: Field) -> None:
     arguments: dict[str, Callable[[Field], object]] = {
         "arguments": lambda f: [one.text() for one in f.items()] if f.value else f.one_of([])  # type: ignore[arg-type]
     }
-    _check(held, {**arguments, **dict.fromkeys(texts, Field.text), **dict.fromkeys(("cores", "threads"), _count)})
+    _check(
+        held, {**arguments, **dict.fromkeys(texts, Field.text), **dict.fromkeys(("cores", "threads", "ranks"), _count)}
+    )
 
 
 def _check(held: Field, checks: Mapping[str, Callable[[Field], object]], needed: tuple[str, ...] = ()) -> None:

@@ -1,6 +1,7 @@
 """The training loop that every method shares: inner steps, what the method does between them, and the records."""
 
 import contextlib
+import hashlib
 import math
 import sys
 from collections import Counter
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from hypergrad.augment import Policy
-from hypergrad.errors import HypergradWarning, NonFiniteError
+from hypergrad.checkpoint import digest
+from hypergrad.distributed import agree, barrier, gather, is_writer, world_size
+from hypergrad.errors import HypergradWarning, NonFiniteError, RankError
 from hypergrad.failures import Failure
 from hypergrad.interruption import Stopped, graceful
 from hypergrad.keys import derive
@@ -47,6 +50,9 @@ def train(
     on_update: Callable[[StepRecord, Policy], None] | None = None,
 ) -> TrainResult:
     """Train one network by one method.
+
+    Where ``torch.distributed`` runs, all its ranks call this alike: each computes on its part of every batch, and the
+    first one alone writes and shows progress. Callbacks are called on each.
 
     Args:
         config: everything that decides the result.
@@ -94,7 +100,7 @@ class _Trainer(MethodLoop):
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.saver = saver
-        state = None if saver is None else saver.load(run_identity(config, splits, resolve_device(config.device)))
+        state = None if saver is None else self._loaded(config, splits, saver)
         held = None if state is None else state["found"]
         super().__init__(config, splits, None if held is None else (found_again(held), held["seconds"]))
         self.sgd = self.optimizer()
@@ -104,10 +110,56 @@ class _Trainer(MethodLoop):
         self.clock, self.since = Clock(), Clock()
         self.val: Evaluation | None = None
         self.left_before = 0
-        self.directory = None if run is None else run()
+        self.directory = None if run is None or not is_writer() else run()
         self.guard.listener = self._failed
         if state is not None:
             self._restore(state)
+        self._check_equal()
+
+    @staticmethod
+    def _loaded(config: TrainConfig, splits: Splits, saver: Saver) -> dict[str, Any] | None:
+        """The checkpoint's state; all ranks are the same run, and have the same checkpoint.
+
+        Raises:
+            RankError: they are not, or have not.
+        """
+        identity = run_identity(config, splits, resolve_device(config.device))
+        if world_size() > 1:
+            texts = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in identity.items()}
+            agree(
+                {
+                    "settings": texts["config"],
+                    "images": texts["data"],
+                    "versions, threads and processors": texts["code"],
+                },
+                {
+                    "settings": "Give all ranks the same command and the same environment.",
+                    "images": "Give all machines the same data.",
+                    "versions, threads and processors": (
+                        "Install the same versions, give the same --threads, and use machines of one kind."
+                    ),
+                },
+            )
+        state = saver.load(identity)
+        steps = [row[0] for row in gather([-1 if state is None else state["step"]])]
+        if len(set(steps)) > 1:
+            raise RankError(
+                f"The ranks find different checkpoints in {saver.folder}, of the steps {steps} (-1: none). Put "
+                "--output into a folder that all machines see."
+            )
+        return state
+
+    def _check_equal(self) -> None:
+        """Refuse to go on with networks that differ.
+
+        Raises:
+            RankError: they do.
+        """
+        if world_size() > 1:
+            agree(
+                {"networks": digest(*(tensor for _, tensor in self._tensors()))},
+                {"networks": "One of the machines computes wrongly, or the ranks run other code: compare them."},
+            )
 
     def run(
         self,
@@ -115,7 +167,7 @@ class _Trainer(MethodLoop):
         on_epoch: Callable[[Epoch], None] | None,
         on_update: Callable[[StepRecord, Policy], None] | None,
     ) -> TrainResult:
-        config = self.config
+        config, progress = self.config, progress and is_writer()
         if progress and self.weights is not None:
             print(self.weights, file=sys.stderr)
         self.network.train()
@@ -134,6 +186,7 @@ class _Trainer(MethodLoop):
             test = None if self.splits.test is None else self._evaluate(self.splits.test)
         except Stopped:
             self._save()
+            barrier()  # a rank that has ended makes torchrun end the one that writes
             raise
         except Exception as error:
             # Of whatever went wrong between two steps, or before one was taken, nothing is lost.
@@ -182,6 +235,7 @@ class _Trainer(MethodLoop):
                 f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({self.config.lr} now), a warm-up "
                 "(warmup_epochs) or precision='float32' may help."
             )
+        self._check_equal()
         with self.clock.paused():
             self.val = self._evaluate(self.splits.val)
         self.history.append(self._epoch(epoch, train_loss, self.val))
@@ -207,7 +261,7 @@ class _Trainer(MethodLoop):
 
     def _save(self) -> bool:
         """Make a checkpoint; whether there is one."""
-        if self.saver is None:
+        if self.saver is None or not is_writer():
             return False
         self.looks.settle()
         with self.clock.paused():
@@ -239,6 +293,7 @@ class _Trainer(MethodLoop):
         learner = self.stepper or self.online
         return {
             "method": self.config.method.name,
+            "ranks": world_size(),
             "step": self.step,
             "pending": self.pending,
             "network": dict(self._tensors()),

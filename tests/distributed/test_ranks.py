@@ -25,7 +25,7 @@ def ranks(request, tmp_path_factory):
     processes = []
     for rank in range(request.param):
         with open(folder / f"{rank}.log", "wb") as log:
-            command = [sys.executable, str(HERE / "_rank.py"), str(rank), str(request.param), str(folder)]
+            command = [sys.executable, str(HERE / "_rank.py"), str(rank), str(request.param), str(folder), "_checks"]
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     try:
         for process in processes:
