@@ -97,7 +97,7 @@ def policies_apart(found, wanted):
     if wanted.policy is None:
         return 0.0
     held = {n: t for n, t in wanted.policy.state_dict().items() if t.is_floating_point() and t.isfinite().all()}
-    return max(relative(found.policy.state_dict()[n], t) for n, t in held.items())
+    return max((relative(found.policy.state_dict()[n], t) for n, t in held.items()), default=0.0)
 
 
 def apart(found, wanted):
