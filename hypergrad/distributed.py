@@ -58,15 +58,15 @@ def gather(numbers: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def from_first(text: str) -> str:
-    """The text of rank 0, on every rank; other ranks' own are passed over."""
+def from_first(text: str, source: int = 0) -> str:
+    """The text of rank 0, or of another ``source``, on every rank; other ranks' own are passed over."""
     if world_size() == 1:
         return text
     content = text.encode()
-    length = gather([len(content)])[0][0]
-    held = content if rank() == 0 else bytes(length)
+    length = gather([len(content)])[source][0]
+    held = content if rank() == source else bytes(length)
     buffer = torch.tensor(list(held), dtype=torch.uint8, device=_control_device())
-    distributed.broadcast(buffer, 0)
+    distributed.broadcast(buffer, source)
     return bytes(buffer.tolist()).decode()
 
 

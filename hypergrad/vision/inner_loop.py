@@ -1,5 +1,6 @@
 """One step of SGD on augmented images, the same for every method, and what it needs: network, data, schedule."""
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.batches import KeyedBatches
-from hypergrad.distributed import rank, world_size
+from hypergrad.distributed import from_first, gather, rank, world_size
 from hypergrad.errors import InvalidInputError, NonFiniteError
 from hypergrad.failures import Failure
 from hypergrad.failures.guard import Copies, Guard
@@ -99,21 +100,26 @@ class InnerLoop:
         loss, total = self._losses(step, batch)
         optimizer.zero_grad()
         total.backward()
-        value = loss.detach()
-        if not self.ranks.single:
-            value = value.clone()
-            params = dict(self.network.named_parameters())
-            mean_gradients(params, [*running_statistics(self.network), value], self.ranks)
         try:
             taken = self.looks.accepts(step, batch, total, self.network.parameters())
         except NonFiniteError as error:
             self.whole = not getattr(error.failure, "late", False)
             raise
+        value = torch.zeros((), device=self.device)
         if taken:
+            value = self._reduced(loss.detach())
             optimizer.step()
         self.whole = True
         self.passes += 1
-        return value if taken else torch.zeros((), device=self.device), batch
+        return value, batch
+
+    def _reduced(self, loss: Tensor) -> Tensor:
+        """The mean loss over the ranks; gradients and running statistics are averaged in place."""
+        if self.ranks.single:
+            return loss
+        loss = loss.clone()
+        mean_gradients(dict(self.network.named_parameters()), [*running_statistics(self.network), loss], self.ranks)
+        return loss
 
     def _losses(self, step: int, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The cross-entropy on the augmented images, and with the weight decay; 0-d."""
@@ -147,6 +153,8 @@ class InnerLoop:
         finally:
             self.forward = forward
             copies.restore()
+        if not late:  # else the ranks are not at the same place
+            found = _of_any_rank(found)
         return blamed("inner", step, found) if found is None or late else found
 
     def _drawn(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,6 +230,15 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None and world_size() > 1:
         return torch.device("cuda", torch.cuda.current_device())  # this rank's own
     return device
+
+
+def _of_any_rank(found: Failure | None) -> Failure | None:
+    """The failure that the first rank has found that has found one; called by all ranks."""
+    having = [number for number, (has,) in enumerate(gather([int(found is not None)])) if has]
+    if world_size() == 1 or not having:
+        return found
+    row = json.loads(from_first("" if found is None else json.dumps(found.row()), having[0]))
+    return Failure.of(row)
 
 
 def cut(order: KeyedBatches, name: str) -> KeyedBatches:

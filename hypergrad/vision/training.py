@@ -191,7 +191,7 @@ class _Trainer(MethodLoop):
         except Exception as error:
             # Of whatever went wrong between two steps, or before one was taken, nothing is lost.
             late = getattr(getattr(error, "failure", None), "late", False)
-            if self.whole and not late and self._save():
+            if self.whole and not late and not isinstance(error, RankError) and self._save():
                 error.add_note(f"A checkpoint was made, after {self.step} inner steps.")
             raise
         self.network.eval()

@@ -96,8 +96,9 @@ def flat(network):
 def policies_apart(found, wanted):
     if wanted.policy is None:
         return 0.0
-    held = {n: t for n, t in wanted.policy.state_dict().items() if t.is_floating_point() and t.isfinite().all()}
-    return max((relative(found.policy.state_dict()[n], t) for n, t in held.items()), default=0.0)
+    held, other = ((*r.policy.parameters(), *r.policy.buffers()) for r in (found, wanted))
+    pairs = [(a.detach(), b.detach()) for a, b in zip(held, other, strict=True) if a.is_floating_point()]
+    return max(relative(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)  # NaN: an operation without magnitude
 
 
 def apart(found, wanted):
@@ -319,4 +320,29 @@ def left_out():
     return happened
 
 
-CHECKS = {f.__name__: f for f in (equal, evaluations, batch_norm, stop, refused, left_out)}
+def nonfinite():
+    """On one rank only: all raise the same, or all leave the step out and stay equal."""
+    happened, augmented = {}, InnerLoop._augmented
+    for policy in ("raise", "skip"):
+        calls = iter(range(10**6))
+
+        def spoilt(self, images, index, key, calls=calls):
+            images = augmented(self, images, index, key)
+            # The second step; tracing its cause, the same again.
+            return images / 0 if next(calls) in (1, 2) and rank() == 1 else images
+
+        InnerLoop._augmented = spoilt
+        try:
+            result = train(config(on_nonfinite=policy), dataset=dataset(), progress=False)
+            text, whole = "left out", not differing({"network": digest(flat(result.model))})
+            happened["the loss of the step is not counted"] = int(result.history[0].train_loss < 1)
+        except HypergradError as error:
+            text, whole = str(error), True
+        finally:
+            InnerLoop._augmented = augmented
+        same = not differing({"text": hashlib.sha256(text.encode()).hexdigest()})
+        happened[policy] = int(same and whole and ("left out" if policy == "skip" else "step 1") in text)
+    return happened
+
+
+CHECKS = {f.__name__: f for f in (equal, evaluations, batch_norm, stop, refused, left_out, nonfinite)}

@@ -51,7 +51,7 @@ def test_it_is_what_one_process_has_to_rounding(ranks, check):
         assert value < (1e-4 if name.startswith("policy") else 1e-5), (rank, name, value)
 
 
-@pytest.mark.parametrize("check", ["stop", "refused", "left_out"])
+@pytest.mark.parametrize("check", ["stop", "refused", "left_out", "nonfinite"])
 def test_all_ranks_stop_go_on_and_refuse_together(ranks, check):
     found = numbers(ranks, check)
     assert found
