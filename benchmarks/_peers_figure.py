@@ -37,6 +37,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         inner = outer[k].subgridspec(1, len(parts))
         for j, part in enumerate(parts):
             draw(figure.add_subplot(inner[j]), part)
+    lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncol=5, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     pyplot.close(figure)
@@ -61,7 +64,6 @@ def _curves(axis: Any, part: Row) -> None:
     axis.set_ylim(1e-13, 30)
     axis.set_title(f"logistic regression, condition number {part['condition']:.0f}")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, ncol=2, loc="lower left")
 
 
 def _passes(axis: Any, part: Row) -> None:
