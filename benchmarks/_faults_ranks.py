@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def one_signal(ranks: Ranks, count: int) -> Iterator[Trial]:
             continue
         done += 1
         note = "" if statuses == [STOPPED] * RANKS else f"statuses {statuses}: {processes[0].said()}"
-        yield ranks.ended("SIGTERM to one rank", processes, folder, statuses, note)
+        yield replace(ranks.ended("SIGTERM to one rank", processes, folder, statuses, note), seconds=None)
 
 
 def slow(ranks: Ranks, count: int) -> Iterator[Trial]:

@@ -1,6 +1,7 @@
 """The table of ``faults.py``, from its JSON alone."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def summary(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "fresh": sum(t["fresh"] for t in own),
                 "steps": [t["steps"] for t in own if t["steps"] is not None],
                 "seconds": [t["seconds"] for t in own if t["seconds"] is not None],
-                "notes": {t["note"]: 0 for t in own if t["note"]},
+                "notes": Counter(t["note"] for t in own if t["note"] and t["survived"]),
             }
         )
     return rows
@@ -52,6 +53,12 @@ def render(result: dict[str, Any]) -> str:
             f"| {TITLES[row['group']]} | {row['fault']} | {row['tried']} | {row['survived']} | {steps} "
             f"| {_two(row['seconds'], '.2f')} |"
         )
+    said = [
+        f"- {TITLES[row['group']]}, {row['fault']}: "
+        + "; ".join(f"{note.strip().splitlines()[0]} ({count})" for note, count in row["notes"].items())
+        for row in summary(result["trials"])
+        if row["notes"]
+    ]
     fresh = sum(row["fresh"] for row in summary(result["trials"]))
     lines += [
         "",
@@ -59,6 +66,8 @@ def render(result: dict[str, Any]) -> str:
         "out; of a damaged checkpoint: it was refused and the one before was used; of a search: each cell is complete "
         "once, with its own value. *Done again*: inner steps (of a search: attempts) that were lost with the process. "
         "*Seconds lost*: since the last checkpoint.",
+        "",
+        *said,
         "",
         f"{fresh} of the kills were of real interpreters, the others of forks. Seed {result['seed']}, commit "
         f"{result['commit']}, torch {result['torch']}, Python {result['python']}, {result['cores']} cores, one thread "

@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = {name: pair[parsed.smoke] for name, pair in COUNTS.items()}
     if parsed.kills is not None:
         counts["kills"] = parsed.kills
+    failed = 0
     started, place = time.monotonic(), Path(tempfile.mkdtemp(prefix="hypergrad-faults-"))
     trials: list[dict[str, Any]] = []
     for group in parsed.only or GROUPS:
@@ -70,18 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             trials.append({"group": group, **asdict(trial)})
             if not trial.survived and group != "control":
                 print(f"{group}, {trial.fault}: {trial.note}", file=sys.stderr, flush=True)
-    result = {
-        "seed": parsed.seed, "command": " ".join(["python", "benchmarks/faults.py", *(argv or sys.argv[1:])]),
-        "commit": git_commit(), "python": sys.version.split()[0], "torch": torch.__version__,
-        "cores": os.cpu_count(), "seconds": round(time.monotonic() - started, 1),
-        "trials": _numbered(trials),
-    }  # fmt: skip
-    failed = _write(result, prefix)
+        result = _result(parsed.seed, argv, time.monotonic() - started, trials)
+        failed = _write(result, prefix)  # after each group: the whole takes long
+    print(prefix.with_suffix(".md").read_text())
     if failed:
         print(f"What the lost runs left is in {place}.", file=sys.stderr)
     else:
         shutil.rmtree(place, ignore_errors=True)
     return failed
+
+
+def _result(seed: int, argv: Sequence[str] | None, seconds: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "seed": seed, "command": " ".join(["python", "benchmarks/faults.py", *(argv or sys.argv[1:])]),
+        "commit": git_commit(), "python": sys.version.split()[0], "torch": torch.__version__,
+        "cores": os.cpu_count(), "seconds": round(seconds, 1),
+        "trials": _numbered(trials),
+    }  # fmt: skip
 
 
 def _runs(kind: str) -> Callable[[Path, random.Random, dict[str, int]], Iterator[Trial]]:
@@ -144,15 +150,13 @@ def _numbered(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write(result: dict[str, Any], prefix: Path) -> int:
-    """Write what there is, and print the table; 1 where something was lost, or the control saw nothing."""
+    """Write what there is; 1 where something was lost, or the control saw nothing."""
     from _faults_figure import plot
 
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    text = render(result)
-    prefix.with_suffix(".md").write_text(text)
+    prefix.with_suffix(".md").write_text(render(result))
     plot(result, prefix.with_suffix(".png"))
-    print(text)
     rows = summary(result["trials"])
     lost = [r for r in rows if r["survived"] < r["tried"] and r["group"] != "control"]
     blind = [r for r in rows if r["group"] == "control" and r["survived"]]
