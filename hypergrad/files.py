@@ -27,6 +27,9 @@ Pathlike = str | os.PathLike[str]
 #: Bytes of a file of settings or records that are read at most, and brackets within each other.
 LARGEST, DEEPEST = 1 << 30, 64
 
+#: Of the files that :func:`write_atomically` renames at the end: what a kill leaves of one that was being written.
+TEMPORARY = ".hypergrad-*.tmp"
+
 
 def write_atomically(path: Pathlike, data: bytes | str) -> None:
     """Write a file so that at every moment, even if the machine stops, either the old content is there or the new.
@@ -52,7 +55,7 @@ def write_atomically(path: Pathlike, data: bytes | str) -> None:
     if target.exists() and not os.access(target, os.W_OK):
         raise InvalidInputError(f"Cannot write {target}: the file is read-only. Choose another name.")
     # A short name of its own: the file's own may be as long as the file system allows already.
-    temporary = target.parent / f".hypergrad-{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         try:
             with open(temporary, "xb") as file:

@@ -35,7 +35,7 @@ from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.distributed import world_size
 from hypergrad.errors import HypergradWarning, InvalidInputError
 from hypergrad.failures import Failure
-from hypergrad.files import Field, parse_json, read_bytes, read_json, write_atomically
+from hypergrad.files import TEMPORARY, Field, parse_json, read_bytes, read_json, write_atomically
 from hypergrad.messages import warn
 from hypergrad.optional import require
 from hypergrad.vision.metrics import Metrics, finite
@@ -130,8 +130,14 @@ class RunDirectory:
         return self.metrics.position()
 
     def rewind(self, position: dict[str, Any], epochs: int) -> None:
-        """Cut off what was recorded after a :meth:`position`: lines of the metrics, and policies of later epochs."""
+        """Cut off what was recorded after a :meth:`position`: lines of the metrics, and policies of later epochs.
+
+        What a kill left of files that were being written goes, too.
+        """
         self.metrics.rewind(position)
+        for rubbish in self.path.rglob(TEMPORARY):
+            with contextlib.suppress(OSError):
+                rubbish.unlink()
         for policy in (self.path / "policies").glob("*.json"):
             if policy.stem.isdecimal() and int(policy.stem) > epochs:
                 with contextlib.suppress(OSError):

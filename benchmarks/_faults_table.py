@@ -1,0 +1,81 @@
+"""The table of ``faults.py``, from its JSON alone."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+TITLES = {
+    "train": "`hypergrad train`",
+    "solve": "`solve(checkpoint=)`",
+    "files": "checkpoint files",
+    "search": "two search workers",
+    "ranks": "`solve` over two ranks",
+    "torchrun": "`solve` over two ranks",
+    "control": "control: must be seen to differ",
+}
+
+
+def row_key(trial: dict[str, Any]) -> tuple[str, str]:
+    return trial["group"], trial["fault"]
+
+
+def summary(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a fault, in the order in which they were tried."""
+    rows = []
+    for key in dict.fromkeys(row_key(t) for t in trials):
+        own = [t for t in trials if row_key(t) == key for _ in range(t["times"])]
+        rows.append(
+            {
+                "group": key[0],
+                "fault": key[1],
+                "tried": len(own),
+                "survived": sum(t["survived"] for t in own),
+                "fresh": sum(t["fresh"] for t in own),
+                "steps": [t["steps"] for t in own if t["steps"] is not None],
+                "seconds": [t["seconds"] for t in own if t["seconds"] is not None],
+                "notes": Counter(t["note"] for t in own if t["note"] and t["survived"]),
+            }
+        )
+    return rows
+
+
+def render(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        "| what | fault | tried | as without it | done again: median, most | seconds lost: median, most |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in summary(result["trials"]):
+        unit = "attempts" if row["group"] == "search" else "steps"
+        steps = f"{_two(row['steps'], '.0f')} {unit}" if row["steps"] else ""
+        lines.append(
+            f"| {TITLES[row['group']]} | {row['fault']} | {row['tried']} | {row['survived']} | {steps} "
+            f"| {_two(row['seconds'], '.2f')} |"
+        )
+    said = [
+        f"- {TITLES[row['group']]}, {row['fault']}: "
+        + "; ".join(f"{note.strip().splitlines()[0]} ({count})" for note, count in row["notes"].items())
+        for row in summary(result["trials"])
+        if row["notes"]
+    ]
+    fresh = sum(row["fresh"] for row in summary(result["trials"]))
+    lines += [
+        "",
+        "*As without it*: the files that the run leaves equal those of the uninterrupted run bit for bit, times left "
+        "out; of a damaged checkpoint: it was refused and the one before was used; of a search: each cell is complete "
+        "once, with its own value. *Done again*: inner steps (of a search: attempts) that were lost with the process. "
+        "*Seconds lost*: since the last checkpoint.",
+        "",
+        *said,
+        "",
+        f"{fresh} of the kills were of real interpreters, the others of forks. Seed {result['seed']}, commit "
+        f"{result['commit']}, torch {result['torch']}, Python {result['python']}, {result['cores']} cores, one thread "
+        f"a process, {result['seconds']:.0f} s in all. `{result['command']}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _two(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}}, {max(values):{form}}" if values else ""
