@@ -26,8 +26,8 @@ from hypergrad.interruption import graceful, poll
 from hypergrad.messages import warn
 from hypergrad.objective import ModelObjective, Objective
 from hypergrad.progress import Progress
+from hypergrad.records import record_of_row
 from hypergrad.result import StepRecord
-from hypergrad.solvers.base import Status
 from hypergrad.stepper import HyperStepper
 from hypergrad.tree import Layout, TensorDict, check_like
 
@@ -276,8 +276,8 @@ class Run:
                 InexactWarning,
             )
         restore(state, **self._parts())
-        self.history = [_record(row) for row in state["history"]]
-        self.preflight = _record(state["preflight"])
+        self.history = [record_of_row(row) for row in state["history"]]
+        self.preflight = record_of_row(state["preflight"])
         if self.stepper.inner_step >= self.total:
             return
         for name, draw in (("train", self.train), ("val", self.val)):
@@ -365,11 +365,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _without(settings: Any, name: str) -> Any:
     return {k: v for k, v in settings.items() if k != name} if isinstance(settings, dict) else settings
-
-
-def _record(row: dict[str, Any]) -> StepRecord:
-    status = row["status"]
-    return StepRecord(**{**row, "status": None if status is None else Status(status)})
 
 
 def _digest(batch: Sequence[Any] | None) -> str:

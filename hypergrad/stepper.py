@@ -3,40 +3,34 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hypergrad import estimators
-from hypergrad.checkpoint import digest
-from hypergrad.distributed import alone, differing, world_size
 from hypergrad.errors import InexactWarning, InvalidInputError, NonFiniteError, SolverWarning
 from hypergrad.estimators.base import Estimator
+from hypergrad.estimators.choosing import chosen, wants_second_moments
 from hypergrad.estimators.implicit import OnFailure
 from hypergrad.failures.failure import Failure
-from hypergrad.failures.guard import HALVINGS, Guard, OnNonFinite
-from hypergrad.failures.halving import with_alpha
+from hypergrad.failures.guard import Guard, OnNonFinite
+from hypergrad.failures.halving import halved
 from hypergrad.failures.inner_steps import InnerSteps
-from hypergrad.failures.tracing import trace_inner, trace_outer
-from hypergrad.keys import derive, preserved_rng
+from hypergrad.keyed_objective import Batch, KeyedObjective, Place
 from hypergrad.memory import peak_memory
 from hypergrad.messages import warn
 from hypergrad.objective import ModelObjective, Objective
 from hypergrad.optimizers import OptimizerLike, resolve
-from hypergrad.reductions import MeanOverRanks, mean_gradients
+from hypergrad.records import record_left_out, record_of
+from hypergrad.reductions import mean_gradients
 from hypergrad.result import Hypergradient, StepRecord
-from hypergrad.shards import check_equal, check_joint, placed, rank_key, statistics
-from hypergrad.solvers.base import Solver, Status
-from hypergrad.solvers.second_moments import STATE_KEY, SecondMoments, second_moments
-from hypergrad.tree import Layout, check_like
-
-Batch = Sequence[Any] | None
-
-#: Of :meth:`HyperStepper.state_dict`.
-STATE_VERSION = 3
+from hypergrad.shards import check_joint, statistics
+from hypergrad.solvers.base import Solver
+from hypergrad.solvers.second_moments import second_moments
+from hypergrad.stepper_state import STATE_VERSION, checked_state
+from hypergrad.tree import Layout
 
 #: So many losses without a step are no accumulated gradient any more, but a loop that forgot the step.
 MANY_LOSSES = 100
@@ -111,7 +105,7 @@ class HyperStepper:
             if not isinstance(value, int) or value < least:
                 raise InvalidInputError(f"{name} counts inner steps: an integer of at least {least}; got {value!r}.")
         self.objective = objective
-        self.estimator = _estimator(estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure)
+        self.estimator = chosen(estimator, solver=solver, damping=damping, residual=residual, on_failure=on_failure)
         check_joint(objective, self.estimator)
         self.outer_optimizer = resolve(outer_optimizer, objective.hparams, "outer_optimizer")
         self.every = every
@@ -126,17 +120,17 @@ class HyperStepper:
         self._x: Tensor | None = None  # (P,), the last solution, for a warm start
         self._solver_state: Mapping[str, Any] = {}
         self._losses = 0  # since the last step
-        self._moments_of = inner_optimizer if _wants_moments(self.estimator) else None
+        moments_of = inner_optimizer if wants_second_moments(self.estimator) else None
         # What cannot be had is refused now, and not after the warm-up.
-        if self._moments_of is not None:
-            second_moments(self._moments_of, objective.params)
-        elif _wants_moments(self.estimator):
+        if moments_of is not None:
+            second_moments(moments_of, objective.params)
+        elif wants_second_moments(self.estimator):
             raise InvalidInputError(
                 "The solver's preconditioner 'adam' needs the second moments of the inner optimizer: give that as "
                 "inner_optimizer=, or use preconditioner='hutchinson' or 'nystrom'."
             )
+        self._keyed = KeyedObjective(objective, moments_of)
         self._inner_steps = InnerSteps(self.guard, self._layout.device, self._traced)
-        self._shared: tuple[Batch, MeanOverRanks] | None = None  # the last batch and its shares
 
     def loss(self, batch: Batch = None) -> Tensor:
         """The training loss at the current parameters and hyperparameters, 0-d, with a graph to the parameters only.
@@ -156,12 +150,9 @@ class HyperStepper:
                 f"(inner step {self.inner_step}). Call stepper.step(batch, val) after each optimizer step.",
                 InexactWarning,
             )
-        key = derive(self.seed, "inner", self.inner_step)
-        batch = placed(self.objective, batch, self._shares(batch))
         if self._losses == 1 and isinstance(self.objective, ModelObjective):
             self._inner_steps.begin(self.objective.model.buffers())
-        with preserved_rng(self._layout.device, rank_key(key)):
-            return self.objective.training_loss(batch, key)
+        return self._keyed.training_loss(self._place(), batch)
 
     def reduce_gradients(self, batch: Batch = None) -> None:
         """Between ``backward()`` and the optimizer's step: average the parameters' ``.grad`` over the ranks.
@@ -173,7 +164,7 @@ class HyperStepper:
         Raises:
             RankError: some ranks have samples and others not.
         """
-        mean_gradients(self.objective.params, statistics(self.objective), self._shares(batch))
+        mean_gradients(self.objective.params, statistics(self.objective), self._keyed.shares(batch))
 
     def accepts(self, loss: Tensor, batch: Batch = None) -> bool:
         """Between ``backward()`` and the optimizer's step: whether loss and gradients are finite, and it may be taken.
@@ -227,7 +218,7 @@ class HyperStepper:
         self.pending = False
         if not self.due():
             self.inner_step += 1
-            self._shared = None
+            self._keyed.forget_shares()
             return None
         start = time.perf_counter()
         try:
@@ -237,7 +228,7 @@ class HyperStepper:
             self.pending = True
             raise
         finally:
-            self._shared = None
+            self._keyed.forget_shares()
         self.inner_step += 1
         self.outer_step += 1
         record = replace(record, inner_step=self.inner_step, outer_step=self.outer_step)
@@ -279,12 +270,12 @@ class HyperStepper:
             result = self._estimate(batch, val)
         except NonFiniteError as error:
             if self.guard.policy != "raise":
-                return self._left_out(start)
+                return record_left_out(inner_step=self.inner_step, outer_step=self.outer_step, start=start)
             self.guard.handle(self._traced_outer(batch, val), str(error))
             raise
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        record = self._record(result, start)
+        record = record_of(result, inner_step=self.inner_step, outer_step=self.outer_step, start=start)
         del result
         with peak_memory(device) as peak:
             self._estimate(batch, val)
@@ -318,23 +309,8 @@ class HyperStepper:
             InvalidInputError: another version, missing entries, or hyperparameters of another shape; nothing is
                 changed then.
         """
-        if state.get("version") == 1:  # which kept no broken-off outer step
-            state = {**state, "version": 2, "pending": False}
-        if state.get("version") == 2:  # which left nothing out
-            state = {**state, "version": STATE_VERSION, "left_out": Guard().state_dict()}
-        wanted = {"inner_step", "outer_step", "pending", "seed", "hparams", "outer_optimizer", "x", "solver_state"}
-        wanted.add("left_out")
-        if state.get("version") != STATE_VERSION or not wanted <= set(state):
-            raise InvalidInputError(
-                f"This state has version {state.get('version')!r} and lacks {sorted(wanted - set(state))}; this "
-                f"hypergrad reads version {STATE_VERSION}."
-            )
-        state = copy.deepcopy(dict(state))
         hparams = self.objective.hparams
-        check_like(state["hparams"], Layout.of(hparams, "hparams"), "hparams of the state")
-        x = _moved(state["x"], self._layout.device)
-        if x is not None and x.shape != (self._layout.size,):
-            raise InvalidInputError(f"x of the state has shape {tuple(x.shape)}; the model has ({self._layout.size},).")
+        state = checked_state(state, self._layout, hparams)
         with torch.no_grad():
             for name, tensor in hparams.items():
                 tensor.copy_(state["hparams"][name])
@@ -342,20 +318,21 @@ class HyperStepper:
         self.inner_step, self.outer_step, self.seed = state["inner_step"], state["outer_step"], state["seed"]
         self.pending = state["pending"]
         self.guard.load_state_dict(state["left_out"])
-        self._x, self._solver_state = x, dict(_moved(state["solver_state"], self._layout.device))
+        self._x, self._solver_state = state["x"], state["solver_state"]
 
     def _outer(self, batch: Batch, val: Batch, start: float) -> tuple[StepRecord, Hypergradient | None]:
         """The hypergradient and its record, or only a record where the outer step is left out."""
         halvings = 0
         try:
             if self.guard.policy == "halve":
-                result, halvings = self._halved(batch, val)
+                result, halvings = halved(self.estimator, lambda used: self._estimate(batch, val, used))
             else:
                 result = self._estimate(batch, val)
         except NonFiniteError as error:
             self.guard.handle(self._traced_outer(batch, val), str(error))
-            return self._left_out(start), None
-        record = replace(self._record(result, start), halvings=halvings)
+            return record_left_out(inner_step=self.inner_step, outer_step=self.outer_step, start=start), None
+        record = record_of(result, inner_step=self.inner_step, outer_step=self.outer_step, start=start)
+        record = replace(record, halvings=halvings)
         failed = result.solution is not None and result.solution.status.failed
         if failed or math.isfinite(record.grad_norm):
             self.guard.taken("outer")
@@ -364,136 +341,25 @@ class HyperStepper:
         self.guard.handle(self._traced_outer(batch, val), said)
         return replace(record, left_out=True), None
 
-    def _halved(self, batch: Batch, val: Batch) -> tuple[Hypergradient, int]:
-        """The hypergradient with the largest of alpha, alpha / 2, ... whose solve neither diverges nor overflows."""
-        for halvings in range(HALVINGS + 1):
-            quiet = with_alpha(self.estimator, 0.5**halvings)
-            if quiet is None:
-                break
-            result = self._estimate(batch, val, quiet)
-            if result.solution is None or not result.solution.status.failed:
-                return result, halvings
-            if result.solution.status not in (Status.DIVERGED, Status.NONFINITE):
-                break
-        # It did not help: the estimator as it is, so that on_failure says what it has to say.
-        return self._estimate(batch, val), 0
-
-    def _left_out(self, start: float) -> StepRecord:
-        nan = math.nan
-        seconds = time.perf_counter() - start
-        return StepRecord(self.inner_step, self.outer_step, nan, nan, None, None, 0, nan, nan, seconds, left_out=True)
-
-    def _traced(self, step: int, batch: Batch, late: bool) -> Failure:
-        key = derive(self.seed, "inner", step)
-        batch = placed(self.objective, batch, self._shares(batch))
-        with alone():
-            return trace_inner(self.objective, batch, key, rank_key(key), step, late=late)
-
-    def _traced_outer(self, batch: Batch, val: Batch) -> Failure:
-        key = derive(self.seed, "outer", self.inner_step)
-        step, number = self.outer_step, self.inner_step
-        batch = placed(self.objective, batch, self._shares(batch))
-        noise = rank_key(key)
-        with alone():
-            found = trace_outer(self.objective, batch, val, key, noise, step=step, number=number)
-        return found or Failure("outer", step, number, "train_data", "hypergradient", "")
-
     def _estimate(self, batch: Batch, val: Batch, estimator: Estimator | None = None) -> Hypergradient:
-        self.objective.check_ready()
-        key = derive(self.seed, "outer", self.inner_step)
-        inner, outer = self.objective.losses(key)
-        state = dict(self._solver_state)
-        if self._moments_of is not None:
-            state[STATE_KEY] = second_moments(self._moments_of, self.objective.params)
-        ranks = self._shares(batch)
-        check_equal(self.objective, (self.inner_step, self.outer_step, self.seed))
-        self._average_statistics(ranks)
-        batch = placed(self.objective, batch, ranks)
-        with preserved_rng(self._layout.device, rank_key(key)):
-            return (estimator or self.estimator).estimate(
-                inner,
-                outer,
-                self.objective.params,
-                self.objective.hparams,
-                inner_batch=batch,
-                outer_batch=val,
-                x0=self._x if self.warm_start else None,
-                state=state,
-            )
-
-    def _shares(self, batch: Batch) -> MeanOverRanks:
-        """Of a batch, counted once a step."""
-        if world_size() == 1:
-            return MeanOverRanks()
-        # By the object, and forgotten at each step: so all ranks count, or none does.
-        if self._shared is None or self._shared[0] is not batch:
-            self._shared = (batch, MeanOverRanks.of(batch))
-        return self._shared[1]
-
-    def _average_statistics(self, ranks: MeanOverRanks) -> None:
-        """Where a loop without reduce_gradients (with DistributedDataParallel) has left them different."""
-        held = statistics(self.objective)
-        if held and world_size() > 1 and differing({"statistics": digest(*held)}):
-            mean_gradients({}, held, ranks)
-
-    def _record(self, result: Hypergradient, start: float) -> StepRecord:
-        solution = result.solution
-        residual = None if solution is None else solution.residual
-        norm = torch.cat([g.reshape(-1).double() for g in result.grads.values()]).norm()
-        numbers = [result.inner_loss, result.outer_loss, result.stationarity, norm]
-        if residual is not None:
-            numbers.append(residual)
-        inner, outer, stationarity, grad_norm, *rest = torch.stack([n.double() for n in numbers]).tolist()
-        return StepRecord(
-            inner_step=self.inner_step,
-            outer_step=self.outer_step,
-            inner_loss=inner,
-            outer_loss=outer,
-            status=None if solution is None else solution.status,
-            residual=rest[0] if rest else None,
-            matvecs=0 if solution is None else solution.matvecs,
-            stationarity=stationarity,
-            grad_norm=grad_norm,
-            seconds=time.perf_counter() - start,
-            choice="" if solution is None else solution.choice,
-            alpha=None if solution is None else _alpha(solution.state),
-            detail="" if solution is None else solution.detail,
+        return self._keyed.hypergradient(
+            self._place(),
+            estimator or self.estimator,
+            batch,
+            val,
+            x0=self._x if self.warm_start else None,
+            state=self._solver_state,
         )
 
+    def _place(self) -> Place:
+        return Place(self.inner_step, self.outer_step, self.seed)
 
-def _moved(value: Any, device: torch.device) -> Any:
-    """Tensors, however nested, on the device: a checkpoint holds them on the CPU."""
-    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
+    def _traced(self, step: int, batch: Batch, late: bool) -> Failure:
+        return self._keyed.trace_inner(self._place(), step, batch, late=late)
 
-
-def _alpha(state: Mapping[str, Any]) -> float | None:
-    alpha = state.get("alpha")
-    return float(alpha) if isinstance(alpha, int | float) and alpha > 0 else None
-
-
-def _wants_moments(estimator: Any) -> bool:
-    """Whether the solver of the estimator, or of the one that it wraps, has the preconditioner "adam"."""
-    while hasattr(estimator, "inner"):
-        estimator = estimator.inner
-    return isinstance(getattr(getattr(estimator, "solver", None), "preconditioner", None), SecondMoments)
+    def _traced_outer(self, batch: Batch, val: Batch) -> Failure:
+        return self._keyed.trace_outer(self._place(), batch, val)
 
 
 def _drawn(batch: Batch | Callable[[], Batch]) -> Batch:
     return batch() if callable(batch) else batch
-
-
-def _estimator(estimator: str | Estimator, **options: Any) -> Estimator:
-    """An estimator by name gets the options it has; one that it lacks must be at its default."""
-    defaults = {"solver": "neumann", "damping": 0.0, "residual": False, "on_failure": "warn"}
-    if not isinstance(estimator, str):
-        refused = [k for k in ("solver", "damping", "residual") if options[k] != defaults[k]]
-        if refused:
-            raise InvalidInputError(
-                f"{refused} were given beside the estimator object {estimator!r}; give them to the object."
-            )
-        return estimators.get(estimator)
-    known = estimators.options_of(estimator)
-    refused = [k for k in ("solver", "damping", "residual") if k not in known and options[k] != defaults[k]]
-    if refused:
-        raise InvalidInputError(f"The estimator {estimator!r} has no options {refused}; it has {known}.")
-    return estimators.get(estimator, **{k: v for k, v in options.items() if k in known})

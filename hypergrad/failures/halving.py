@@ -1,9 +1,36 @@
-"""The same estimator with a smaller alpha."""
+"""A solve that diverged is tried again with half its alpha."""
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from hypergrad.estimators.base import Estimator
+from hypergrad.failures.guard import HALVINGS
+from hypergrad.result import Hypergradient
+from hypergrad.solvers.base import Status
+
+
+def halved(estimator: Estimator, estimate: Callable[[Estimator], Hypergradient]) -> tuple[Hypergradient, int]:
+    """The hypergradient with the largest of alpha, alpha / 2, ... whose solve neither diverges nor overflows.
+
+    Args:
+        estimator: with the alpha to begin with.
+        estimate: forms the hypergradient with an estimator.
+
+    Returns:
+        The hypergradient, and how often alpha was halved; where that did not help, the estimator's own, and 0.
+    """
+    for halvings in range(HALVINGS + 1):
+        quiet = with_alpha(estimator, 0.5**halvings)
+        if quiet is None:
+            break
+        result = estimate(quiet)
+        if result.solution is None or not result.solution.status.failed:
+            return result, halvings
+        if result.solution.status not in (Status.DIVERGED, Status.NONFINITE):
+            break
+    # It did not help: the estimator as it is, so that on_failure says what it has to say.
+    return estimate(estimator), 0
 
 
 def with_alpha(estimator: Estimator, factor: float) -> Estimator | None:

@@ -25,8 +25,8 @@ from hypergrad.checkpoint import Checkpoint, Checkpoints
 from hypergrad.distributed import is_writer, world_size
 from hypergrad.errors import CheckpointError, HypergradError, HypergradWarning, InvalidInputError
 from hypergrad.messages import warn
+from hypergrad.records import record_of_row
 from hypergrad.result import StepRecord
-from hypergrad.solvers.base import Status
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.ohl import OnlineRecord
 from hypergrad.vision.policy_search import Found
@@ -199,7 +199,7 @@ def record_of(state: Mapping[str, Any]) -> StepRecord | OnlineRecord:
     row = state["row"]
     if state["kind"] == "online":
         return OnlineRecord(**row)
-    return StepRecord(**{**row, "status": None if row["status"] is None else Status(row["status"])})
+    return record_of_row(row)
 
 
 def check_fit(state: Mapping[str, Any], shapes: Mapping[str, Any], per_epoch: int, config: TrainConfig) -> None:
