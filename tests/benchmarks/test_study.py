@@ -136,7 +136,7 @@ def test_a_run_that_breaks_down_is_a_result_without_numbers() -> None:
     done: list[int] = []
     wild = replace(DIGITS, lr=1e20)
     cell = train_cell(wild, parse_row("fixed"), 0, read_images(wild, 0, None), done.append)
-    assert cell["failure"].startswith("The training loss is")
+    assert cell["failure"].startswith("Inner step ") and "the loss is " in cell["failure"]
     assert all(cell[name] is None for name in ("test_error", "val_error", "seconds", "cpu_seconds", "policy"))
     assert sum(done) < wild.steps
 
