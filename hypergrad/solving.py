@@ -1,7 +1,5 @@
 """The loop of ``BilevelProblem.solve``: inner steps, outer steps, checkpoints and signals between them."""
 
-import hashlib
-import json
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,25 +9,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
-from hypergrad.batches import Drawing, KeyedBatches
+from hypergrad.batches import Drawing
 from hypergrad.checkpoint.folder import Checkpoint, Checkpoints
-from hypergrad.checkpoint.identity import code_identity, described, digest
-from hypergrad.checkpoint.parts import Stateful, restore, training_state
+from hypergrad.checkpoint.parts import restore, training_state
 from hypergrad.checkpoint.saving import Saving
-from hypergrad.distributed import agree, barrier, gather, is_writer, world_size
+from hypergrad.distributed import barrier, gather, is_writer, world_size
 from hypergrad.errors import CheckpointWarning, InexactWarning, InvalidInputError, NonFiniteError, RankError
 from hypergrad.failures import Failure
 from hypergrad.files import Pathlike, held
 from hypergrad.interruption import graceful, poll
 from hypergrad.messages import warn
-from hypergrad.objective import ModelObjective, Objective
 from hypergrad.progress import Progress
 from hypergrad.records import record_of_row
 from hypergrad.result import StepRecord
+from hypergrad.solve_identity import batch_digest, check_ranks_alike, solve_identity
+from hypergrad.solve_parts import solve_parts
 from hypergrad.stepper import HyperStepper
-from hypergrad.tree import Layout, TensorDict, check_like
+from hypergrad.tree import TensorDict
 
 Callback = Callable[[StepRecord], None]
 
@@ -237,22 +234,11 @@ class Run:
                 warnings.simplefilter("ignore", UserWarning)
             self.scheduler.step()
 
-    def _parts(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {"inner_optimizer": self.inner, "stepper": self.stepper}
-        objective = self.stepper.objective
-        if isinstance(objective, ModelObjective):
-            parts |= {"model": objective.model, "family": objective.family}
-        else:
-            parts["params"] = _Params(objective)
-        if self.scheduler is not None:
-            parts["scheduler"] = self.scheduler
-        return parts
-
     def _state(self) -> dict[str, Any]:
         draws = {"train": self.train, "val": self.val}
         return {
-            **training_state(**self._parts()),
-            "data": {k: {**d.state_dict(), "last": _digest(d.last)} for k, d in draws.items()},
+            **training_state(**solve_parts(self.stepper, self.inner, self.scheduler)),
+            "data": {k: {**d.state_dict(), "last": batch_digest(d.last)} for k, d in draws.items()},
             "history": [record.row() for record in self.history],
             "preflight": None if self.preflight is None else self.preflight.row(),
             "outer_steps": self.outer_steps,
@@ -275,7 +261,7 @@ class Run:
                 "what BatchNorm sees of a batch.",
                 InexactWarning,
             )
-        restore(state, **self._parts())
+        restore(state, **solve_parts(self.stepper, self.inner, self.scheduler))
         self.history = [record_of_row(row) for row in state["history"]]
         self.preflight = record_of_row(state["preflight"])
         if self.stepper.inner_step >= self.total:
@@ -284,7 +270,7 @@ class Run:
             draw.load_state_dict(state["data"][name])
             # Of the first rank, which has saved it; with another number of ranks its shard is another one.
             same = is_writer() and state["ranks"] == world_size()
-            if same and _digest(draw.last) != state["data"][name]["last"]:
+            if same and batch_digest(draw.last) != state["data"][name]["last"]:
                 warn(
                     f"{name}_data does not repeat its order: drawn again, the last batch before the checkpoint is "
                     "another one. The run goes on with other batches than it would have had. KeyedBatches, lists and "
@@ -294,57 +280,11 @@ class Run:
 
     def _agree(self) -> None:
         """Refuse ranks that were given different settings, or different data of which each would take its part."""
-        if world_size() == 1:
-            return
-        own = {f"{k}_data": None for k, d in (("train", self.train), ("val", self.val)) if not d.shared}
-        identity = {**self._identity(), **own}
-        text = json.dumps(identity, sort_keys=True, default=str)
-        remedy = (
-            "Give every rank the same: what is drawn at random beforehand, as a split of the data is, needs the same "
-            "seed on all of them."
-        )
-        what = "settings or data"
-        agree({what: hashlib.sha256(text.encode()).hexdigest()}, {what: remedy})
+        if world_size() > 1:
+            check_ranks_alike(self._identity(), train=self.train, val=self.val)
 
     def _identity(self) -> dict[str, Any]:
-        stepper = self.stepper
-        objective = stepper.objective
-        layout = Layout.of(objective.params, "params")
-        shapes = {
-            level: {k: f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for k, v in tensors.items()}
-            for level, tensors in (("params", objective.params), ("hparams", objective.hparams))
-        }
-        return {
-            **shapes,
-            "device": layout.device.type,
-            "estimator": _without(described(stepper.estimator), "on_failure"),  # which changes no number
-            "every": stepper.every,
-            "warmup": stepper.warmup,
-            "warm_start": stepper.warm_start,
-            "seed": stepper.seed,
-            "inner_optimizer": described(self.inner),
-            "outer_optimizer": described(stepper.outer_optimizer),
-            "scheduler": described(self.scheduler),
-            "train_data": _data_identity(self.train.data),
-            "val_data": _data_identity(self.val.data),
-            "code": code_identity(),
-        }
-
-
-class _Params:
-    """The inner variables of an objective that has no module."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self._objective.params)
-
-    def load_state_dict(self, state: Any) -> None:
-        check_like(state, Layout.of(self._objective.params, "params"), "params of the checkpoint")
-        with torch.no_grad():
-            for name, tensor in self._objective.params.items():
-                tensor.copy_(state[name])
+        return solve_identity(self.stepper, self.inner, self.scheduler, train=self.train, val=self.val)
 
 
 @contextmanager
@@ -361,25 +301,3 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def _without(settings: Any, name: str) -> Any:
-    return {k: v for k, v in settings.items() if k != name} if isinstance(settings, dict) else settings
-
-
-def _digest(batch: Sequence[Any] | None) -> str:
-    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
-    return digest(*tensors)
-
-
-def _data_identity(data: Any) -> dict[str, Any] | None:
-    if data is None:
-        return None
-    kind = type(data).__qualname__
-    if isinstance(data, KeyedBatches):
-        order = {"batch_size": data.batch_size, "seed": data.seed, "index": data.with_index}
-        return {"class": kind, "sha256": digest(*data.tensors), **order}
-    try:
-        return {"class": kind, "batches": len(data)}
-    except TypeError:  # an iterable without a length
-        return {"class": kind}

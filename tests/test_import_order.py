@@ -20,7 +20,7 @@ LEVELS = {
     3.7: "keyed_objective stepper_state",
     4: "stepper",
     4.5: "diagnostics",
-    5: "solving problem baselines testing",
+    5: "solve_identity solve_parts solving problem baselines testing",
     6: "vision",
     6.5: "report",
     7: "cli",
