@@ -1,10 +1,8 @@
 """The training loop that every method shares: inner steps, what the method does between them, and the records."""
 
 import contextlib
-import hashlib
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypergrad.augment import Policy
-from hypergrad.checkpoint import digest
-from hypergrad.distributed import agree, barrier, gather, is_writer, world_size
-from hypergrad.errors import HypergradWarning, NonFiniteError, RankError
+from hypergrad.augment import FixedPolicy, Policy
+from hypergrad.distributed import barrier, is_writer, world_size
+from hypergrad.errors import HypergradWarning, NonFiniteError
 from hypergrad.failures import Failure
 from hypergrad.interruption import Stopped, graceful
 from hypergrad.keys import derive
 from hypergrad.messages import warn
 from hypergrad.progress import Progress
 from hypergrad.result import StepRecord
+from hypergrad.vision.agreeing import check_networks, loaded_alike
 from hypergrad.vision.clock import Clock
 from hypergrad.vision.config import TrainConfig
 from hypergrad.vision.data.base import Dataset
+from hypergrad.vision.epoch_records import epoch_of, note, write_epoch
 from hypergrad.vision.evaluation import Evaluation
 from hypergrad.vision.inner_loop import resolve_device
 from hypergrad.vision.method_loop import MethodLoop
@@ -32,7 +31,7 @@ from hypergrad.vision.ohl import OnlineRecord
 from hypergrad.vision.outcome import Epoch, TrainResult
 from hypergrad.vision.policies import selection_entropy
 from hypergrad.vision.resuming import Saver, check_fit, found_again, found_state, record_of, record_state
-from hypergrad.vision.run import GoingOn, RunDirectory
+from hypergrad.vision.run import RunDirectory
 from hypergrad.vision.run_identity import run_identity
 from hypergrad.vision.splits import Splits, make_splits
 
@@ -100,7 +99,9 @@ class _Trainer(MethodLoop):
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.saver = saver
-        state = None if saver is None else self._loaded(config, splits, saver)
+        state = None
+        if saver is not None:
+            state = loaded_alike(saver, run_identity(config, splits, resolve_device(config.device)))
         held = None if state is None else state["found"]
         super().__init__(config, splits, None if held is None else (found_again(held), held["seconds"]))
         self.sgd = self.optimizer()
@@ -114,52 +115,7 @@ class _Trainer(MethodLoop):
         self.guard.listener = self._failed
         if state is not None:
             self._restore(state)
-        self._check_equal()
-
-    @staticmethod
-    def _loaded(config: TrainConfig, splits: Splits, saver: Saver) -> dict[str, Any] | None:
-        """The checkpoint's state; all ranks are the same run, and have the same checkpoint.
-
-        Raises:
-            RankError: they are not, or have not.
-        """
-        identity = run_identity(config, splits, resolve_device(config.device))
-        if world_size() > 1:
-            texts = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in identity.items()}
-            agree(
-                {
-                    "settings": texts["config"],
-                    "images": texts["data"],
-                    "versions, threads and processors": texts["code"],
-                },
-                {
-                    "settings": "Give all ranks the same command and the same environment.",
-                    "images": "Give all machines the same data.",
-                    "versions, threads and processors": (
-                        "Install the same versions, give the same --threads, and use machines of one kind."
-                    ),
-                },
-            )
-        state = saver.load(identity)
-        steps = [row[0] for row in gather([-1 if state is None else state["step"]])]
-        if len(set(steps)) > 1:
-            raise RankError(
-                f"The ranks find different checkpoints in {saver.folder}, of the steps {steps} (-1: none). Put "
-                "--output into a folder that all machines see."
-            )
-        return state
-
-    def _check_equal(self) -> None:
-        """Refuse to go on with networks that differ.
-
-        Raises:
-            RankError: they do.
-        """
-        if world_size() > 1:
-            agree(
-                {"networks": digest(*(tensor for _, tensor in self._tensors()))},
-                {"networks": "One of the machines computes wrongly, or the ranks run other code: compare them."},
-            )
+        check_networks(tensor for _, tensor in self._tensors())
 
     def run(
         self,
@@ -180,7 +136,7 @@ class _Trainer(MethodLoop):
                 while len(self.history) < config.epochs:
                     self._train_epoch(shown, on_update)
                     self._end_epoch(on_epoch)
-                shown.update(self.steps, _note(config.epochs, config.epochs, self.history))
+                shown.update(self.steps, note(config.epochs, config.epochs, self.history))
             self.clock.stop()
             val = self._evaluate(self.splits.val) if self.val is None else self.val  # None: before an interruption
             test = None if self.splits.test is None else self._evaluate(self.splits.test)
@@ -224,7 +180,7 @@ class _Trainer(MethodLoop):
                 assert isinstance(self.policy, Policy)
                 on_update(update, self.policy)
             if done < self.steps:
-                shown.update(done, _note(epoch, self.config.epochs, self.history))
+                shown.update(done, note(epoch, self.config.epochs, self.history))
 
     def _end_epoch(self, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Evaluate, record, and make a checkpoint if one is due."""
@@ -235,11 +191,12 @@ class _Trainer(MethodLoop):
                 f"The training loss is {train_loss} in epoch {epoch}. A lower lr ({self.config.lr} now), a warm-up "
                 "(warmup_epochs) or precision='float32' may help."
             )
-        self._check_equal()
+        check_networks(tensor for _, tensor in self._tensors())
         with self.clock.paused():
             self.val = self._evaluate(self.splits.val)
         self.history.append(self._epoch(epoch, train_loss, self.val))
-        self._record(self.history[-1])
+        if self.directory is not None:
+            write_epoch(self.directory, self.history[-1], learned=self._learned(), updates=self.updates)
         self.losses, self.updates = torch.zeros((), device=self.device), []
         self.left_before = self.guard.left_out["inner"]
         if on_epoch is not None:
@@ -343,39 +300,20 @@ class _Trainer(MethodLoop):
         yield from self.network.named_parameters()
         yield from self.network.named_buffers()
 
+    def _learned(self) -> Policy | FixedPolicy | None:
+        """The policy, where one is learned in this training."""
+        return None if self.stepper is None and self.online is None else self.policy
+
     def _epoch(self, epoch: int, train_loss: float, val: Evaluation) -> Epoch:
-        records = [r for r in self.updates if isinstance(r, StepRecord)]
-        norms = [r.grad_norm for r in records]
         learner = self.stepper or self.online
-        return Epoch(
-            epoch=epoch,
+        return epoch_of(
+            epoch,
             step=epoch * self.per_epoch,
             train_loss=train_loss,
-            val_loss=val.loss,
-            val_error=val.error,
+            val=val,
             lr=self.config.lr * self._lr_factor(epoch * self.per_epoch - 1),
-            policy_entropy=None if learner is None else selection_entropy(self.policy),
-            updates=0 if learner is None else learner.outer_step,
-            statuses=dict(Counter(r.status.value for r in records if r.status is not None)),
-            hypergradient=sum(norms) / len(norms) if norms else None,
+            learned=self._learned(),
+            outer_steps=0 if learner is None else learner.outer_step,
+            updates=self.updates,
             seconds=self.since.wall,
         )
-
-    def _record(self, epoch: Epoch) -> None:
-        if self.directory is None:
-            return
-        for update in self.updates:
-            kind = "update" if isinstance(update, StepRecord) else "online"
-            self.directory.append({"kind": kind, **update.row()})
-        self.directory.append({"kind": "epoch", **asdict(epoch)})
-        if self.policy is not None and (self.stepper or self.online):
-            with GoingOn(f"The policy of epoch {epoch.epoch} could not be written"):
-                self.directory.save_policy(self.policy, epoch.epoch)
-
-
-def _note(epoch: int, epochs: int, history: list[Epoch]) -> str:
-    if not history:
-        return f"epoch {epoch}/{epochs}"
-    last = history[-1]
-    entropy = "" if last.policy_entropy is None else f", policy entropy {last.policy_entropy:.2f}"
-    return f"epoch {epoch}/{epochs}, loss {last.train_loss:.3f}, validation error {last.val_error:.2f} %{entropy}"
