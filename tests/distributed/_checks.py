@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hypergrad
-from hypergrad import curvature, estimators, interruption, shards, solvers, stepper
+from hypergrad import curvature, estimators, interruption, keyed_objective, shards, solvers, stepper
 from hypergrad.checkpoint import digest
 from hypergrad.curvature.over_ranks import OverRanks
 from hypergrad.distributed import alone, barrier, differing, gather, rank, world_size
@@ -243,7 +243,7 @@ def left_out():
         implicit.mean_derivatives, OverRanks.product, OverRanks.cross_vjp = real, product, cross
     with alone():
         wanted = solve_with(problem("weight_decay", keyed=True))
-    held = stepper.mean_gradients, stepper.check_equal
+    held = stepper.mean_gradients, keyed_objective.check_equal
     try:
         stepper.mean_gradients = lambda *given: None
         try:
@@ -251,10 +251,10 @@ def left_out():
             results["inner gradient, found"] = 0.0
         except hypergrad.RankError as raised:
             results["inner gradient, found"] = float("stepper.reduce_gradients(batch)" in str(raised))
-        stepper.check_equal = lambda *given: None
+        keyed_objective.check_equal = lambda *given: None
         results["inner gradient"] = moved(solve_with(problem("weight_decay", keyed=True)), wanted)
     finally:
-        stepper.mean_gradients, stepper.check_equal = held
+        stepper.mean_gradients, keyed_objective.check_equal = held
     wrong("none")  # and with all of them in place again it is right
     return results
 
