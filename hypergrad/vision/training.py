@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hypergrad.augment import FixedPolicy, Policy
 from hypergrad.distributed import barrier, is_writer, world_size
-from hypergrad.errors import HypergradWarning, NonFiniteError
+from hypergrad.errors import HypergradWarning, NonFiniteError, RankError
 from hypergrad.failures import Failure
 from hypergrad.interruption import Stopped, graceful
 from hypergrad.keys import derive
