@@ -134,8 +134,9 @@ class KeyedObjective:
         """
         key = replace(at, inner_step=step).key("inner")
         batch = placed(self._objective, batch, self.shares(batch))
+        noise = rank_key(key)  # this rank's own, not that of a rank alone
         with alone():
-            return trace_inner(self._objective, batch, key, rank_key(key), step, late=late)
+            return trace_inner(self._objective, batch, key, noise, step, late=late)
 
     def trace_outer(self, at: Place, batch: Batch, val: Batch) -> Failure:
         """Where a hypergradient's numbers stopped being finite."""
