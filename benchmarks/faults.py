@@ -37,8 +37,8 @@ from _faults_table import render, row_key, summary
 GROUPS = ("train", "solve", "files", "search", "ranks", "torchrun", "control")
 #: Of each fault: in full, and with --smoke.
 COUNTS = {
-    "kills": (50, 3), "operations": (40, 3), "again": (3, 1), "signals": (20, 3), "second": (3, 1), "full": (10, 2),
-    "torn": (20, 2), "tensors": (200, 30), "stride": (1, 29), "workers": (30, 3), "stalled": (3, 1),
+    "kills": (50, 3), "operations": (40, 3), "again": (3, 1), "signals": (20, 3), "second": (3, 1), "full": (10, 1),
+    "torn": (20, 1), "tensors": (200, 30), "stride": (1, 29), "workers": (30, 3), "stalled": (3, 1),
     "deaths": (10, 2), "one_signal": (6, 1), "slow": (6, 2), "torchrun": (3, 0), "control": (6, 2),
 }  # fmt: skip
 
