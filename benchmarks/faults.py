@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from _cells import git_commit
+from _faults_figure import plot
 from _faults_files import damage, torn_runs
 from _faults_ranks import Ranks, deaths, one_signal, slow, torchrun
 from _faults_runs import FAULTS, Runs, Trial, kills
@@ -151,8 +152,6 @@ def _numbered(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _write(result: dict[str, Any], prefix: Path) -> int:
     """Write what there is; 1 where something was lost, or the control saw nothing."""
-    from _faults_figure import plot
-
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     prefix.with_suffix(".md").write_text(render(result))
