@@ -20,13 +20,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
-    panels = {k: v for k, v in PANELS.items() if any(t["group"] == k for t in result["trials"])}
+    panels = {k: v for k, v in PANELS.items() if k in result}
     if not panels:
         return
     figure, axes = pyplot.subplots(1, len(panels), figsize=(1 + 5.5 * len(panels), 4.2), sharey=True, squeeze=False)
     for axis, (group, title) in zip(axes[0], panels.items(), strict=True):
         spread = random.Random(0)
-        trials = [t for t in result["trials"] if t["group"] == group and t["fault"] in MARKERS]
+        trials = [t for t in result[group]["trials"] if t["fault"] in MARKERS]
         for trial in trials:
             axis.scatter(
                 min(trial["at"], 1.0) + (0.02 * spread.random() if trial["at"] else 0),
