@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -43,11 +44,13 @@ def run_job(job: dict[str, Any]) -> int:
     return int(JOBS[job["kind"]](job))
 
 
-def warm_up(kind: str, folder: Path) -> None:
+@functools.cache
+def warm_up(kind: str) -> None:
     """Run a job to its end in this process, so that the forks find everything imported and made."""
-    folder.mkdir(parents=True)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        JOBS[kind]({"kind": kind, "folder": str(folder / "run"), "each_step": True})
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        (Path(folder) / "run").mkdir()
+        with contextlib.redirect_stdout(nowhere):
+            JOBS[kind]({"kind": kind, "folder": f"{folder}/run", "each_step": True})
 
 
 def _train(job: dict[str, Any]) -> int:

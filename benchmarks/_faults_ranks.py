@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _faults_jobs import SOLVE_STEPS, STOPPED
+from _faults_jobs import SOLVE_STEPS, STOPPED, warm_up
 from _faults_probe import Probe
 from _faults_process import SCRIPT, Process
 from _faults_runs import Trial, different, left
@@ -33,6 +33,7 @@ class Ranks:
         self.place, self.rng = place, rng
         self._count = itertools.count()
         place.mkdir(parents=True)
+        warm_up("solve")
         folder = self.folder()
         processes = self.start(folder)
         if any(p.wait() for p in processes):

@@ -59,7 +59,7 @@ class Runs:
         self.kind, self.place, self.rng, self.total = kind, place, rng, TOTAL[kind]
         self._count = itertools.count()
         place.mkdir(parents=True, exist_ok=True)
-        warm_up(kind, place / "warm")
+        warm_up(kind)
         whole = place / "whole"
         process = self.start(whole)
         if process.wait():

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from _faults_jobs import value_of
+from _faults_jobs import value_of, warm_up
 from _faults_process import Process
 from _faults_runs import Trial
 
@@ -33,6 +33,7 @@ class Searches:
     def __init__(self, place: Path, rng: random.Random) -> None:
         self.place, self.rng, self._count = place, rng, 0
         place.mkdir(parents=True)
+        warm_up("search")
 
     def folder(self) -> Path:
         self._count += 1

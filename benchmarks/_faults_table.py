@@ -2,7 +2,6 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 TITLES = {
@@ -16,15 +15,12 @@ TITLES = {
 }
 
 
-def row_key(trial: dict[str, Any]) -> tuple[str, str]:
-    return trial["group"], trial["fault"]
-
-
-def summary(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a fault, in the order in which they were tried."""
     rows = []
-    for key in dict.fromkeys(row_key(t) for t in trials):
-        own = [t for t in trials if row_key(t) == key for _ in range(t["times"])]
+    trials = [(group, t) for group in TITLES if group in result for t in result[group]["trials"]]
+    for key in dict.fromkeys((group, t["fault"]) for group, t in trials):
+        own = [t for group, t in trials if (group, t["fault"]) == key for _ in range(t["times"])]
         rows.append(
             {
                 "group": key[0],
@@ -46,7 +42,7 @@ def render(result: dict[str, Any]) -> str:
         "| what | fault | tried | as without it | done again: median, most | seconds lost: median, most |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for row in summary(result["trials"]):
+    for row in summary(result):
         unit = "attempts" if row["group"] == "search" else "steps"
         steps = f"{_two(row['steps'], '.0f')} {unit}" if row["steps"] else ""
         lines.append(
@@ -56,10 +52,10 @@ def render(result: dict[str, Any]) -> str:
     said = [
         f"- {TITLES[row['group']]}, {row['fault']}: "
         + "; ".join(f"{note.strip().splitlines()[0]} ({count})" for note, count in row["notes"].items())
-        for row in summary(result["trials"])
+        for row in summary(result)
         if row["notes"]
     ]
-    fresh = sum(row["fresh"] for row in summary(result["trials"]))
+    fresh = sum(row["fresh"] for row in summary(result))
     lines += [
         "",
         "*As without it*: the files that the run leaves equal those of the uninterrupted run bit for bit, times left "
@@ -69,9 +65,13 @@ def render(result: dict[str, Any]) -> str:
         "",
         *said,
         "",
-        f"{fresh} of the kills were of real interpreters, the others of forks. Seed {result['seed']}, commit "
-        f"{result['commit']}, torch {result['torch']}, Python {result['python']}, {result['cores']} cores, one thread "
-        f"a process, {result['seconds']:.0f} s in all. `{result['command']}`",
+        f"{fresh} of the kills were of real interpreters, the others of forks; one thread a process.",
+        "",
+        *(
+            f"- {name}: seed {g['seed']}, commit {g['commit']}, torch {g['torch']}, Python {g['python']}, "
+            f"{g['cores']} cores, {g['seconds']:.0f} s, `{g['command']}`"
+            for name, g in result.items()
+        ),
         "",
     ]
     return "\n".join(lines)

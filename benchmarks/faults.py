@@ -27,18 +27,19 @@ from typing import Any
 
 import torch
 from _cells import git_commit
+from _faults_figure import plot
 from _faults_files import damage, torn_runs
 from _faults_ranks import Ranks, deaths, one_signal, slow, torchrun
 from _faults_runs import FAULTS, Runs, Trial, kills
 from _faults_search import Searches, stalled
 from _faults_search import kills as worker_kills
-from _faults_table import render, row_key, summary
+from _faults_table import render, summary
 
 GROUPS = ("train", "solve", "files", "search", "ranks", "torchrun", "control")
 #: Of each fault: in full, and with --smoke.
 COUNTS = {
-    "kills": (50, 3), "operations": (40, 3), "again": (3, 1), "signals": (20, 3), "second": (3, 1), "full": (10, 2),
-    "torn": (20, 2), "tensors": (200, 30), "stride": (1, 29), "workers": (30, 3), "stalled": (3, 1),
+    "kills": (50, 3), "operations": (40, 3), "again": (3, 1), "signals": (20, 3), "second": (3, 1), "full": (10, 1),
+    "torn": (20, 1), "tensors": (200, 30), "stride": (1, 29), "workers": (30, 3), "stalled": (3, 1),
     "deaths": (10, 2), "one_signal": (6, 1), "slow": (6, 2), "torchrun": (3, 0), "control": (6, 2),
 }  # fmt: skip
 
@@ -46,7 +47,9 @@ COUNTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Try the faults, and write the table; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=GROUPS, action="append", help="these groups of faults alone; repeatable")
+    parser.add_argument(
+        "--only", choices=GROUPS, action="append", help="these groups alone; repeatable. Others stay in the JSON"
+    )
     parser.add_argument("--kills", type=int, metavar="N", help="of trainings and solves, at random instants")
     parser.add_argument("--seed", type=int, default=0, help="of where and when the faults fall (default: 0)")
     parser.add_argument("--smoke", action="store_true", help="a few of each: shows that it works")
@@ -62,16 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = {name: pair[parsed.smoke] for name, pair in COUNTS.items()}
     if parsed.kills is not None:
         counts["kills"] = parsed.kills
-    failed = 0
-    started, place = time.monotonic(), Path(tempfile.mkdtemp(prefix="hypergrad-faults-"))
-    trials: list[dict[str, Any]] = []
+    failed, place = 0, Path(tempfile.mkdtemp(prefix="hypergrad-faults-"))
+    result = _before(prefix) if parsed.only else {}
     for group in parsed.only or GROUPS:
+        started, trials = time.monotonic(), []
         # A seed a group, so that one group alone has the faults that it has among all.
         for trial in TRIALS[group](place / group, random.Random(f"{parsed.seed} {group}"), counts):
-            trials.append({"group": group, **asdict(trial)})
+            trials.append(asdict(trial))
             if not trial.survived and group != "control":
                 print(f"{group}, {trial.fault}: {trial.note}", file=sys.stderr, flush=True)
-        result = _result(parsed.seed, argv, time.monotonic() - started, trials)
+        result[group] = {
+            "seed": parsed.seed, "command": " ".join(["python", "benchmarks/faults.py", *(argv or sys.argv[1:])]),
+            "commit": git_commit(), "python": sys.version.split()[0], "torch": torch.__version__,
+            "cores": os.cpu_count(), "seconds": round(time.monotonic() - started, 1), "trials": _numbered(trials),
+        }  # fmt: skip
         failed = _write(result, prefix)  # after each group: the whole takes long
     print(prefix.with_suffix(".md").read_text())
     if failed:
@@ -81,13 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return failed
 
 
-def _result(seed: int, argv: Sequence[str] | None, seconds: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "seed": seed, "command": " ".join(["python", "benchmarks/faults.py", *(argv or sys.argv[1:])]),
-        "commit": git_commit(), "python": sys.version.split()[0], "torch": torch.__version__,
-        "cores": os.cpu_count(), "seconds": round(seconds, 1),
-        "trials": _numbered(trials),
-    }  # fmt: skip
+def _before(prefix: Path) -> dict[str, Any]:
+    """The groups that were tried before, which stay where only others are asked for."""
+    path = prefix.with_suffix(".json")
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def _runs(kind: str) -> Callable[[Path, random.Random, dict[str, int]], Iterator[Trial]]:
@@ -144,20 +148,18 @@ def _numbered(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     for i, trial in enumerate(trials):
         alike = trial["at"] is None and trial["survived"] and not trial["note"]
-        key = (*row_key(trial), trial["steps"]) if alike else i
+        key = (trial["fault"], trial["steps"]) if alike else i
         found.setdefault(key, {**trial, "times": 0})["times"] += 1
     return list(found.values())
 
 
 def _write(result: dict[str, Any], prefix: Path) -> int:
     """Write what there is; 1 where something was lost, or the control saw nothing."""
-    from _faults_figure import plot
-
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     prefix.with_suffix(".md").write_text(render(result))
     plot(result, prefix.with_suffix(".png"))
-    rows = summary(result["trials"])
+    rows = summary(result)
     lost = [r for r in rows if r["survived"] < r["tried"] and r["group"] != "control"]
     blind = [r for r in rows if r["group"] == "control" and r["survived"]]
     return 1 if lost or blind else 0

@@ -27,7 +27,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def trials(result: dict[str, Any], group: str, fault: str) -> list[dict[str, Any]]:
-    return [t for t in result["trials"] if (t["group"], t["fault"]) == (group, fault) for _ in range(t["times"])]
+    return [t for t in result[group]["trials"] if t["fault"] == fault for _ in range(t["times"])]
 
 
 @pytest.mark.parametrize("kind", ["train", "solve"])
@@ -51,7 +51,7 @@ def test_a_run_goes_on_to_the_same_bits(result: dict[str, Any], kind: str, fault
 def test_a_full_disk_stops_nothing_that_could_go_on(result: dict[str, Any]) -> None:
     for kind in ("train", "solve"):
         found = [*trials(result, kind, "full disk"), *trials(result, kind, "full disk, as if")]
-        assert len(found) == 2 and all(t["survived"] for t in found), found
+        assert len(found) == 1 and all(t["survived"] for t in found), found
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_full_disk_stops_nothing_that_could_go_on(result: dict[str, Any]) -> N
         ("file missing", 3),
         ("byte of latest.json changed", 1),
         ("all checkpoints damaged: said", 1),
-        ("torn after a kill, resumed", 2),
+        ("torn after a kill, resumed", 1),
     ],
 )
 def test_damaged_files_are_passed_over(result: dict[str, Any], fault: str, least: int) -> None:
