@@ -148,15 +148,15 @@ def test_ctrl_c_before_anything(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 def test_missing_attempts_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    append = RunDirectory.append
+    finish = RunDirectory.finish
 
-    def full(self: RunDirectory, line: dict[str, object]) -> None:
+    def full(self: RunDirectory, result: dict[str, object]) -> None:
         if self.path.name == "0000":
             raise OSError(28, "No space left on device")
-        append(self, line)
+        finish(self, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "append", full)
+        patch.setattr(RunDirectory, "finish", full)
         assert main([*RANDOM, "--trials", "2", "--output", "s"]) == 1
     out, err = capsys.readouterr()
     assert "failed" in out and "No space left on device" in err and err.endswith("hypergrad search --resume s\n")
@@ -181,7 +181,7 @@ def test_another_command_is_at_the_rest(capsys: pytest.CaptureFixture[str], monk
 def test_a_search_in_which_everything_breaks_down(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["search", "--search", "randaugment", *TINY, "--epochs", "2", "--lr", "1e30", "--output", "s", "--quiet"]
     assert main(words) == 2
-    assert "The training loss is" in capsys.readouterr().err
+    assert "the loss is " in capsys.readouterr().err
 
 
 def killed(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:

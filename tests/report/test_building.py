@@ -246,7 +246,7 @@ def searched(path: Path, make_search: Make, file: str, **members: object) -> lis
         (lambda p, r, s: [r(p / "a") / "config.json"], "config.json is no folder"),
         (lambda p, r, s: twice(p, r), "the same seed (3) and settings: a seed counts once"),
         (lambda p, r, s: damaged(p, r, "result.json", "{"), "result.json cannot be read"),
-        (lambda p, r, s: damaged(p, r, "result.json", "{}"), "lacks the field 'val'"),
+        (lambda p, r, s: damaged(p, r, "result.json", "{}"), "lacks the field 'seconds'"),
         (lambda p, r, s: damaged(p, r, "config.json", "{}x"), "config.json cannot be read"),
         (lambda p, r, s: damaged(p, r, "config.json", '{"epoch": 3}'), "config.json: epoch: Extra inputs"),
         (lambda p, r, s: damaged(p, r, "metrics.jsonl", '{"kind": "epoch"}\n'), "lacks the field 'epoch'"),

@@ -451,7 +451,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a text in place of a number": (
         lambda run: change_line(run, "update", 0, lambda line: line.update(grad_norm="high")),
-        "metrics.jsonl: update record 1.grad_norm must be a number; got 'high'",
+        "metrics.jsonl, line 1: grad_norm must be a number; got 'high'",
     ),
     "a step that is null": (
         lambda run: change_line(run, "update", 2, lambda line: line.update(inner_step=None)),
