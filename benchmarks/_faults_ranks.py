@@ -126,7 +126,13 @@ def torchrun(ranks: Ranks, count: int) -> Iterator[Trial]:
         job = {"kind": "rank", "folder": str(folder), "each_step": True, "probe": str(probe.path)}
         script = "torch.distributed.run"
         command = [sys.executable, "-m", script, "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "2"]
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+        # Without the last one, ranks that are started again may read the addresses of the dead ones (pytorch #135712).
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(SCRIPT.parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        }
         log = folder.parent / f"{folder.name}.log"
         with open(log, "wb") as file:
             running = subprocess.Popen(

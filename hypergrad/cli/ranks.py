@@ -72,8 +72,11 @@ def met(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks | None]:
         return
     rank, size = _checked(environment)
     store, _, _ = next(iter(rendezvous("env://", timeout=_MEETING)))
-    # A restart by torchrun may meet in the same store.
-    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # A restart by torchrun meets in the same store, where the addresses of those that died are still found (pytorch
+    # #135712), unless it was told to make a store for each start. Then no count is needed, on which machines that came
+    # and went would not agree.
+    own_store = environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
+    attempt = "0" if own_store else environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     found = Ranks(rank, size, distributed.distributed_c10d.PrefixStore(f"hypergrad/attempt {attempt}", store))
     token = _current.set(found)
     try:
