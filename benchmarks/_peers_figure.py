@@ -110,7 +110,7 @@ def _bars(axis: Any, part: Row, values: dict[Any, tuple[float, float, float] | N
     axis.set_yticks(range(len(libraries)), [NAMES.get(name, name) for name in libraries], fontsize=8)
     axis.invert_yaxis()
     kind = "softmax regression" if part["kind"] == "softmax" else f"{part['kind'].replace('wrn', 'WRN')} norm"
-    pale = f", pale {solvers[1]}" if len(solvers) > 1 else ""
+    pale = f", {solvers[1]} (pale)" if len(solvers) > 1 else ""
     budget = part["rows"][0]["options"]["budget"]
-    axis.set_title(f"{kind}: {solvers[0]}{pale}, {budget} products", fontsize=9)
+    axis.set_title(f"{kind}: {solvers[0]}{pale}, {budget} products", fontsize=8)
     axis.set_xlabel(label, fontsize=8)

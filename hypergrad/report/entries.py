@@ -179,13 +179,16 @@ def _attempts(path: Path, result: dict[str, Any]) -> tuple[Attempt, ...]:
     listed = Field(str(path / "result.json"), "", result).member("attempts")
     for one in listed.items() if listed.value else []:
         value = one.member("value").value
+        params = one.member("params")
+        if params.value is not None and not isinstance(params.value, dict):
+            raise params.error("an object with the values by name, or null")
         found.append(
             Attempt(
                 number=one.member("number").integer(0),
                 state=one.member("state").text(),
                 value=None if value is None else one.member("value").number(),
                 seconds=one.member("seconds").number(0),
-                params=dict(one.member("params").value or {}),
+                params=dict(params.value or {}),
                 best=one.member("number").value == result.get("best"),
             )
         )

@@ -258,6 +258,10 @@ def searched(path: Path, make_search: Make, file: str, **members: object) -> lis
         (lambda p, r, s: searched(p, s, "search.json", config=None), "search.json: the content: Input should be"),
         (lambda p, r, s: searched(p, s, "result.json", best=7), "best is 7, and there is no attempt of that number"),
         (lambda p, r, s: searched(p, s, "result.json", attempts=[{}]), "attempts[0] lacks the field 'value'"),
+        (
+            lambda p, r, s: searched(p, s, "result.json", attempts=[{"value": None, "params": 3}]),
+            "attempts[0].params must be an object with the values by name, or null; got 3",
+        ),
     ],
 )
 def test_errors(tmp_path: Path, make_run: Make, make_search: Make, make: Callable, message: str) -> None:
