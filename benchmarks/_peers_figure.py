@@ -112,5 +112,5 @@ def _bars(axis: Any, part: Row, values: dict[Any, tuple[float, float, float] | N
     kind = "softmax regression" if part["kind"] == "softmax" else f"{part['kind'].replace('wrn', 'WRN')} norm"
     pale = f", {solvers[1]} (pale)" if len(solvers) > 1 else ""
     budget = part["rows"][0]["options"]["budget"]
-    axis.set_title(f"{kind}: {solvers[0]}{pale}, {budget} products", fontsize=8)
+    axis.set_title(f"{kind}:\n{solvers[0]}{pale}, {budget} products", fontsize=8)
     axis.set_xlabel(label, fontsize=8)
