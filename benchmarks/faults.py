@@ -7,7 +7,7 @@ exit status is 1 if anything was lost that should not be.
 
     python benchmarks/faults.py                              # results/faults.{json,md,png}
     python benchmarks/faults.py --only train --kills 200 --seed 1
-    python benchmarks/faults.py --smoke --output /tmp/f      # a few of each
+    python benchmarks/faults.py --smoke --output tried.json      # a few of each
 
 Processes are forks of this one, which has imported everything; one kill in ten is of real interpreters.
 """

@@ -4,9 +4,9 @@ Each library answers the same questions about the same files in a process of its
 interleaved and their order rotates. Peers that are not found are named and left out. Nothing of this repository depends
 on them; an environment for each of those that install is made by --make-environments.
 
-    python benchmarks/peers.py --make-environments /tmp/peers      # once: needs a package registry
-    python benchmarks/peers.py --environments /tmp/peers --checkout hypertorch=DIR       # some 40 minutes of one core
-    python benchmarks/peers.py --environments /tmp/peers --parts accuracy,softmax        # these anew, the others kept
+    python benchmarks/peers.py --make-environments peers      # once: needs a package registry
+    python benchmarks/peers.py --environments peers --checkout hypertorch=DIR       # some 40 minutes of one core
+    python benchmarks/peers.py --environments peers --parts accuracy,softmax        # these anew, the others kept
     python benchmarks/peers.py --smoke --output -                  # seconds: ours and by hand only
     python benchmarks/peers.py --render benchmarks/results/peers.json
 """
