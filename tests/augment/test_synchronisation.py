@@ -155,7 +155,7 @@ def test_an_outer_step_reads_at_the_places_that_are_known(norm, reads, monkeypat
     with pytest.raises((RuntimeError, NotImplementedError), match="meta") as stopped:
         stepper.step(batch, (inputs, targets))
     assert reads == ["groups", "finite", "status"]
-    assert "_record" in {frame.name for frame in stopped.traceback}
+    assert "record_of" in {frame.name for frame in stopped.traceback}
 
 
 @pytest.mark.usefixtures("unguarded")
