@@ -29,6 +29,7 @@ from _peers_pool import OWN, Place, Worker, find, make_environments, workers
 from _peers_problems import make
 from _peers_reports import reports
 from _peers_table import render
+from hvp import positive
 
 RESULT = Path(__file__).resolve().parent / "results" / "peers.json"
 PARTS = ("reports", "accuracy", "softmax", "networks", "memory")
@@ -51,14 +52,6 @@ def parts(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"must be of {', '.join(PARTS)}; got {', '.join(unknown)}")
     return chosen
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
-    return number
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,19 +26,12 @@ from typing import Any
 
 from _cells import environment, git_commit, write_json
 from _scaling_table import plot, render
+from hvp import positive
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "scaling.json"
 #: Ranks that are measured.
 RANKS = 2
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
-    return number
 
 
 def parser() -> argparse.ArgumentParser:
